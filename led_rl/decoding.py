@@ -1,0 +1,131 @@
+"""How a request wants its tokens drawn: validated once, and the flat dict in which it travels with the request.
+
+vLLM carries `SamplingParams.extra_args` from client to sampler; over HTTP only flat scalars and lists (`vllm_xargs`) get
+through, so every parameter is one flat key that starts with `led`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+PREFIX = "led"
+DECODINGS = ("standard", "led", "top_k_control")
+THINK_STARTS = ("prompt", "marker")
+
+
+class DecodingError(ValueError):
+    """A decoding parameter that is unknown, of the wrong type, or out of range."""
+
+
+@dataclass(frozen=True)
+class DecodingParams:
+    """Decoding of one request.
+
+    Attributes:
+        decoding: `standard` (the engine's own sampling), `led`, or `top_k_control`: while thinking, the final layer's
+            distribution restricted to its k most probable tokens; the control in every comparison with LED.
+        depth: layers read, final layer included (d in the paper); 1 is the final layer alone.
+        k: candidates: the final layer's k most probable tokens.
+        latent_layers: explicit latent layers, in the order of aggregation, by the number of transformer layers that the
+            residual stream has passed (`hidden_states[l]` of transformers); None means L-1, L-2, ... L-depth+1.
+        latent_norm: apply the model's final norm to latent states before the LM head.
+        exploit: mix in the final layer with weight max p_L; False always explores (ablation).
+        think_only: explore only between the think markers; False explores to the end.
+        think_start: with no think marker in the prompt, `prompt` thinks from the first generated token on (as in the
+            paper), `marker` waits until the model opens the think part itself.
+    """
+
+    decoding: str = "standard"
+    depth: int = 8
+    k: int = 8
+    latent_layers: tuple[int, ...] | None = None
+    latent_norm: bool = False
+    exploit: bool = True
+    think_only: bool = True
+    think_start: str = "prompt"
+
+    def __post_init__(self) -> None:
+        _one_of("decoding", self.decoding, DECODINGS)
+        _one_of("think_start", self.think_start, THINK_STARTS)
+        _integer("depth", self.depth, 1)
+        _integer("k", self.k, 1)
+        for name in ("latent_norm", "exploit", "think_only"):
+            value = getattr(self, name)
+            if value in (0, 1):  # a flat request key may carry a bool as a number
+                object.__setattr__(self, name, bool(value))
+            else:
+                raise DecodingError(f"{PREFIX}_{name} must be true or false, got {value!r}")
+        if self.latent_layers is not None:
+            if isinstance(self.latent_layers, str) or not hasattr(self.latent_layers, "__iter__"):
+                raise DecodingError(f"{PREFIX}_latent_layers must be a list of integers, got {self.latent_layers!r}")
+            layers = tuple(self.latent_layers)
+            for layer in layers:
+                _integer("latent_layers", layer, 0)
+            if len(set(layers)) != len(layers):
+                raise DecodingError(f"{PREFIX}_latent_layers must not repeat a layer, got {list(layers)}")
+            object.__setattr__(self, "latent_layers", layers)
+
+    @property
+    def is_standard(self) -> bool:
+        return self.decoding == "standard"
+
+    def layers(self, num_layers: int) -> tuple[int, ...]:
+        """Latent layers in the order of aggregation, for a model of `num_layers` layers; raises if it has too few."""
+        if self.decoding != "led":
+            return ()
+        layers = self.latent_layers
+        if layers is None:
+            if self.depth > num_layers:
+                raise DecodingError(
+                    f"{PREFIX}_depth={self.depth} reads {self.depth} layers, but the model has {num_layers}; "
+                    f"allowed: 1 to {num_layers}"
+                )
+            layers = tuple(range(num_layers - 1, num_layers - self.depth, -1))
+        if outside := [layer for layer in layers if layer >= num_layers]:
+            raise DecodingError(
+                f"{PREFIX}_latent_layers names {outside}, but the model's latent layers are 0 to {num_layers - 1}"
+            )
+        return layers
+
+    def to_extra_args(self) -> dict[str, Any]:
+        """The request's `extra_args` / `vllm_xargs`; empty for standard decoding."""
+        if self.is_standard:
+            return {}
+        default = DecodingParams(decoding=self.decoding)
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)}
+        return {f"{PREFIX}_decoding": self.decoding} | {
+            f"{PREFIX}_{name}": list(value) if isinstance(value, tuple) else value for name, value in changed.items()
+        }
+
+    @classmethod
+    def from_extra_args(cls, extra_args: Mapping[str, Any] | None) -> "DecodingParams":
+        """Reads the `led*` keys of a request and leaves the others alone. `led: true` is short for `led_decoding: led`.
+
+        Raises:
+            DecodingError: names the key, what was given and what is allowed.
+        """
+        known = {f"{PREFIX}_{f.name}": f.name for f in fields(cls)}
+        given: dict[str, Any] = {}
+        for key, value in (extra_args or {}).items():
+            if key == PREFIX:
+                if value not in (0, 1):
+                    raise DecodingError(f"led must be true or false, got {value!r}")
+                given.setdefault("decoding", "led" if value else "standard")
+            elif key in known:
+                given[known[key]] = value
+            elif key.startswith(PREFIX + "_"):
+                raise DecodingError(f"unknown request key {key!r}; allowed: {', '.join([PREFIX, *known])}")
+        if set(given) - {"decoding"} and "decoding" not in given:
+            keys = ", ".join(f"{PREFIX}_{name}" for name in given)
+            raise DecodingError(f"{keys} given without a decoding; add led: true or {PREFIX}_decoding")
+        return cls(**given)
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise DecodingError(f"{PREFIX}_{name} must be one of {', '.join(allowed)}; got {value!r}")
+
+
+def _integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise DecodingError(f"{PREFIX}_{name} must be an integer >= {least}, got {value!r}")
