@@ -1,0 +1,44 @@
+"""`led-rl COMMAND ...`: every command is imported only when it is called, so that help is instant."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from led_rl import __version__
+
+# name -> (module:function, one line of help). The function takes the arguments after the name, returns the exit status.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "grade": ("led_rl.grading:main", "grade predictions in a JSONL file against gold answers"),
+    "benchmark-grader": ("rewards.benchmark:main", "accuracy, speed and safety of the grader, beside math-verify"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: its own, or 2 for a command that does not exist."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else 2
+    if name == "--version":
+        print(f"led-rl {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"led-rl: unknown command {name!r}; commands: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module, function = COMMANDS[name][0].split(":")
+    try:
+        return getattr(importlib.import_module(module), function)(arguments[1:])
+    except KeyboardInterrupt:
+        print("led-rl: interrupted", file=sys.stderr)
+        return 130
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["usage: led-rl COMMAND ...", "", "commands (led-rl COMMAND --help for each):", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
