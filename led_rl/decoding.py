@@ -1,7 +1,7 @@
 """How a request wants its tokens drawn: validated once, and the flat dict in which it travels with the request.
 
-vLLM carries `SamplingParams.extra_args` from client to sampler; over HTTP only flat scalars and lists (`vllm_xargs`) get
-through, so every parameter is one flat key that starts with `led`.
+vLLM carries `SamplingParams.extra_args` from client to sampler; over HTTP only flat scalars and lists (`vllm_xargs`)
+get through, so every parameter is one flat key that starts with `led`.
 """
 
 from collections.abc import Mapping
@@ -92,10 +92,12 @@ class DecodingParams:
         if self.is_standard:
             return {}
         default = DecodingParams(decoding=self.decoding)
-        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)}
-        return {f"{PREFIX}_decoding": self.decoding} | {
-            f"{PREFIX}_{name}": list(value) if isinstance(value, tuple) else value for name, value in changed.items()
-        }
+        extra_args: dict[str, Any] = {f"{PREFIX}_decoding": self.decoding}
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if value != getattr(default, name):
+                extra_args[f"{PREFIX}_{name}"] = list(value) if isinstance(value, tuple) else value
+        return extra_args
 
     @classmethod
     def from_extra_args(cls, extra_args: Mapping[str, Any] | None) -> "DecodingParams":

@@ -44,11 +44,11 @@ def led_distribution(
     """LED's next-token distribution from the logits of all its layers.
 
     Args:
-        layer_logits: (rows, depth, vocab), final layer first, before temperature; fp16, bf16, fp32 or fp64. Tokens whose
-            final-layer logit is -inf (penalties, grammar) are never drawn.
+        layer_logits: (rows, depth, vocab), final layer first, before temperature; fp16, bf16, fp32 or fp64. Tokens
+            whose final-layer logit is -inf (penalties, grammar) are never drawn.
         k: number of candidates; a k above the vocabulary size means the whole vocabulary, as top-k does elsewhere.
-        temperature: scalar, or (rows,). 0 is greedy: posteriors at temperature 1, then each branch takes its argmax; the
-            coin between the branches stays.
+        temperature: scalar, or (rows,). 0 is greedy: posteriors at temperature 1, then each branch takes its argmax;
+            the coin between the branches stays.
         eps: floor of a candidate's probability in every layer.
         exploit: False draws from `explore` alone (the paper's ablation).
 

@@ -13,9 +13,9 @@ START, END = "<think>", "</think>"
 
 
 class Tokenizer(Protocol):
-    def encode(self, text: str, add_special_tokens: bool = ...) -> list[int]: ...
+    def convert_tokens_to_ids(self, tokens: str) -> int | None: ...
 
-    def get_vocab(self) -> dict[str, int]: ...
+    def convert_ids_to_tokens(self, ids: int) -> str: ...
 
 
 class MissingMarkersError(ValueError):
@@ -33,14 +33,14 @@ class ThinkMarkers:
     def from_tokenizer(cls, tokenizer: Tokenizer, start: str = START, end: str = END) -> "ThinkMarkers":
         """Raises MissingMarkersError if a marker is not one token of the tokenizer."""
         ids = []
-        vocabulary = tokenizer.get_vocab()
         for marker in (start, end):
-            if marker not in vocabulary:
+            token = tokenizer.convert_tokens_to_ids(marker)
+            if token is None or tokenizer.convert_ids_to_tokens(token) != marker:  # unknown tokens map to <unk>
                 raise MissingMarkersError(
                     f"the tokenizer has no token {marker!r}: decoding by thinking phase needs a reasoning model whose "
                     f"tokenizer holds {start!r} and {end!r} as single tokens"
                 )
-            ids.append(vocabulary[marker])
+            ids.append(token)
         return cls(*ids)
 
     def thinking_after(self, token_ids: Sequence[int], unmarked: bool) -> bool:

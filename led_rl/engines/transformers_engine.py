@@ -1,0 +1,149 @@
+"""LED generation with transformers: slow and obvious. The oracle that other engines are tested against."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from led_rl.completion import Completion, Sampling
+from led_rl.decoding import DecodingParams
+from led_rl.led import LEDDistribution, led_distribution
+from led_rl.thinking import ThinkMarkers
+
+
+class TransformersEngine:
+    """A causal LM of transformers as an `Engine` (led_rl/completion.py): batched, left-padded, with a KV cache.
+
+    Args:
+        model: checkpoint folder or hub id, loaded in float32, or a loaded `PreTrainedModel`.
+        tokenizer: needed if `model` is a loaded model.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any = None):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if isinstance(model, str):
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
+            model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.markers = ThinkMarkers.from_tokenizer(tokenizer)
+        end = model.generation_config.eos_token_id
+        self.end_tokens = {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
+
+    def layer_logits(self, hidden_states: Sequence[Tensor], decoding: DecodingParams) -> Tensor:
+        """(..., hidden) states after 0 ... L layers -> (..., depth, vocab) logits before temperature, final first.
+
+        transformers has applied the final norm to the last of them, and to no other.
+        """
+        head = self.model.get_output_embeddings()
+        states = [hidden_states[-1]]
+        for layer in decoding.layers(len(hidden_states) - 1):
+            state = hidden_states[layer]
+            states.append(self.model.base_model.norm(state) if decoding.latent_norm else state)
+        return head(torch.stack(states, dim=-2)).float()
+
+    @torch.no_grad()
+    def distributions(
+        self, token_ids: Sequence[int], decoding: DecodingParams, temperature: float
+    ) -> tuple[LEDDistribution, Tensor]:
+        """The LED distribution after every prefix of one sequence, and its layers' posteriors.
+
+        Returns:
+            The distribution with rows = len(token_ids), and (rows, depth, vocab) probabilities, final layer first.
+        """
+        output = self.model(torch.tensor([list(token_ids)]), output_hidden_states=True)
+        logits = self.layer_logits([state[0] for state in output.hidden_states], decoding)
+        distribution = led_distribution(logits, decoding.k, temperature, exploit=decoding.exploit)
+        return distribution, torch.softmax(logits / (temperature or 1.0), dim=-1)
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: list[list[int]], decoding: DecodingParams, sampling: Sampling
+    ) -> list[list[Completion]]:
+        """`sampling.n` completions for each prompt of token ids, in order."""
+        requests = [prompt for prompt in prompts for _ in range(sampling.n)]
+        generators = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + i) for i in range(len(requests))]
+        width = max(map(len, requests))
+        pad = self.tokenizer.pad_token_id
+        tokens = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in requests])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in requests])
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)
+        unmarked = decoding.think_start == "prompt"
+        thinking = [self.markers.thinking_after(prompt, unmarked) for prompt in requests]
+        sampled: list[list[int]] = [[] for _ in requests]
+        logprobs: list[list[float]] = [[] for _ in requests]
+        phases: list[list[bool]] = [[] for _ in requests]
+        running = set(range(len(requests)))
+        cache = None
+        for _ in range(sampling.max_tokens):
+            output = self.model(
+                tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, output_hidden_states=True
+            )
+            cache = output.past_key_values
+            states = [state[:, -1] for state in output.hidden_states]
+            log_policy = self._log_policy(states, decoding, sampling, thinking)  # (rows, vocab)
+            step = []
+            for row, generator in enumerate(generators):
+                token = int(torch.multinomial(log_policy[row].exp(), 1, generator=generator))
+                step.append(token)
+                if row not in running:
+                    continue
+                sampled[row].append(token)
+                logprobs[row].append(float(log_policy[row, token]))
+                phases[row].append(thinking[row])
+                if token in (self.markers.start, self.markers.end):
+                    thinking[row] = token == self.markers.start
+                if token in self.end_tokens:
+                    running.discard(row)
+            if not running:
+                break
+            tokens = torch.tensor(step)[:, None]
+            mask = torch.cat([mask, torch.ones_like(tokens)], dim=-1)
+            positions = positions[:, -1:] + 1
+        completions = [
+            Completion(sampled[row], logprobs[row], phases[row], row not in running) for row in range(len(requests))
+        ]
+        return [completions[i : i + sampling.n] for i in range(0, len(completions), sampling.n)]
+
+    def _log_policy(
+        self, states: Sequence[Tensor], decoding: DecodingParams, sampling: Sampling, thinking: Sequence[bool]
+    ) -> Tensor:
+        """(rows, vocab) log-probabilities from which each row draws: its decoding's, or standard sampling."""
+        logits = self.layer_logits(states, decoding)  # (rows, depth, vocab)
+        policy = standard_policy(logits[:, 0], sampling)
+        if decoding.decoding == "led":
+            led = led_distribution(logits, decoding.k, sampling.temperature, exploit=decoding.exploit)
+            explored = torch.zeros_like(policy).scatter_(-1, led.candidates, led.mu)
+        elif decoding.decoding == "top_k_control":
+            explored = standard_policy(logits[:, 0], Sampling(sampling.temperature, top_k=decoding.k))
+        else:
+            return policy.log()
+        rows = torch.tensor([on or not decoding.think_only for on in thinking])
+        return torch.where(rows[:, None], explored, policy).log()
+
+    def load_weights(self, checkpoint: str) -> None:
+        """Replaces the weights in place by those of another checkpoint of the same architecture."""
+        from transformers import AutoModelForCausalLM
+
+        other = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(other.state_dict())
+
+
+def standard_policy(logits: Tensor, sampling: Sampling) -> Tensor:
+    """(rows, vocab) probabilities of temperature, min-p, top-k and top-p sampling, in vLLM's order."""
+    if sampling.temperature == 0:
+        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+    logits = logits / sampling.temperature
+    if sampling.min_p:
+        probabilities = logits.softmax(-1)
+        logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.amax(-1, keepdim=True), -torch.inf)
+    if sampling.top_k:
+        least = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if sampling.top_p < 1:
+        probabilities, order = logits.softmax(-1).sort(dim=-1, descending=True)
+        beyond = probabilities.cumsum(-1) - probabilities >= sampling.top_p  # the first token always stays
+        logits = logits.masked_fill(torch.zeros_like(beyond).scatter_(-1, order, beyond), -torch.inf)
+    return logits.softmax(-1)

@@ -1,0 +1,132 @@
+"""A vLLM engine in this process: built with LED switched on, generating the records that evaluation works with."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from led_rl.completion import Completion, Sampling
+from led_rl.decoding import DecodingParams
+from led_rl.engines.vllm_models import EngineOptions
+from led_rl.thinking import ThinkMarkers
+
+
+@contextmanager
+def engine_environment(options: EngineOptions) -> Iterator[None]:
+    """The environment in which an engine must be BUILT to capture the latent states of `options`."""
+    from led_rl.engines.vllm_cpu import keep_weights_replaceable
+    from led_rl.engines.vllm_plugin import register
+
+    wanted = options.to_environment()
+    if options.depth:
+        wanted["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # LED is in the V1 runner so far; V2 is the default on GPUs
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        register()  # plugins load once per process, perhaps before the options were known
+        if not torch.cuda.is_available():
+            keep_weights_replaceable()
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def led_batch(llm: Any) -> Any:
+    """The engine's `LEDBatch`; None if it was built without LED. The engine must run in this process."""
+    from led_rl.engines.vllm_v1 import LEDBatch
+
+    runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
+    return next((p for p in runner.input_batch.logitsprocs.argmax_invariant if isinstance(p, LEDBatch)), None)
+
+
+class VLLMEngine:
+    """vLLM as an `Engine` (led_rl/completion.py).
+
+    Args:
+        model: checkpoint folder or hub id.
+        depth: largest LED depth that requests may ask for; 0 builds an engine without LED.
+        max_model_len: longest sequence, prompt and completion, in tokens.
+        max_num_seqs: sequences decoded at a time.
+        engine_args: any further argument of `vllm.LLM`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        depth: int = 8,
+        max_model_len: int | None = None,
+        max_num_seqs: int = 64,
+        seed: int = 0,
+        **engine_args: Any,
+    ):
+        cuda = torch.cuda.is_available()
+        defaults: dict[str, Any] = {"logprobs_mode": "processed_logprobs"}
+        if not cuda:
+            # float32 would load as bfloat16; compiling costs more than a minute at every start
+            defaults |= {"dtype": "float32", "enforce_eager": True}
+        with engine_environment(EngineOptions(depth)):
+            from vllm import LLM
+
+            self.llm = LLM(
+                model=model,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                seed=seed,
+                **(defaults | engine_args),
+            )
+        self.tokenizer = self.llm.get_tokenizer()
+        self.markers = ThinkMarkers.from_tokenizer(self.tokenizer)
+
+    def generate(
+        self, prompts: list[list[int]], decoding: DecodingParams, sampling: Sampling
+    ) -> list[list[Completion]]:
+        """`sampling.n` completions for each prompt of token ids, in order."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        requests = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                max_tokens=sampling.max_tokens,
+                seed=(sampling.seed * 1_000_003 + i * sampling.n + j) % 2**63,
+                logprobs=0,
+                detokenize=False,
+                extra_args=decoding.to_extra_args() or None,
+            )
+            for i in range(len(prompts))
+            for j in range(sampling.n)
+        ]
+        inputs = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts for _ in range(sampling.n)]
+        outputs = self.llm.generate(inputs, requests, use_tqdm=False)
+        unmarked = decoding.think_start == "prompt"
+        completions = []
+        for output in outputs:
+            sampled = output.outputs[0]
+            tokens = list(sampled.token_ids)
+            logprobs = [step[token].logprob for step, token in zip(sampled.logprobs, tokens, strict=True)]
+            thinking = self.markers.thinking_mask(output.prompt_token_ids, tokens, unmarked)
+            completions.append(Completion(tokens, logprobs, thinking, sampled.finish_reason == "stop"))
+        return [completions[i : i + sampling.n] for i in range(0, len(completions), sampling.n)]
+
+    def load_weights(self, checkpoint: str) -> None:
+        """Replaces the weights in place by those of another checkpoint of the same architecture."""
+        from vllm.model_executor.model_loader import get_model_loader
+
+        runner = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        config = runner.model_config
+        before, config.model = config.model, checkpoint
+        try:
+            loader = get_model_loader(runner.load_config)
+            runner.model.load_weights(loader.get_all_weights(config, runner.model))
+        finally:
+            config.model = before
+        self.llm.reset_prefix_cache()

@@ -1,0 +1,308 @@
+"""Proof that vLLM samples LED: tables, policy and log-probabilities against transformers, on one real engine."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from scipy.stats import chi2
+
+from led_rl.completion import Sampling
+from led_rl.decoding import DecodingParams
+from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
+from led_rl.engines.vllm_engine import led_batch
+from led_rl.led import led_distribution
+from led_rl.thinking import ThinkMarkers
+
+THINK, CLOSE = 3, 4
+LED = DecodingParams("led")
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model):
+    return TransformersEngine(tiny_model)
+
+
+def random_prompt(generator: random.Random, length: int) -> list[int]:
+    return [generator.randrange(5, 105) for _ in range(length)]
+
+
+def sampling_params(**changes):
+    from vllm import SamplingParams
+
+    settings = {"max_tokens": 24, "temperature": 0.8, "logprobs": 0, "ignore_eos": True, "detokenize": False}
+    return SamplingParams(**(settings | changes))
+
+
+def run(engine, prompts, params):
+    """Generates with the trace on; returns outputs and the traced rows by (tag, position)."""
+    batch = led_batch(engine.llm)
+    batch.trace = []
+    outputs = engine.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+    rows = {}
+    for step in batch.trace:
+        for row, extra_args in enumerate(step.extra_args):
+            if extra_args is not None:
+                rows[extra_args["tag"], int(step.positions[row])] = (step, row)
+    batch.trace = None
+    return outputs, rows
+
+
+MIXED = [
+    {"led": 1},
+    {"led": 1, "led_k": 4, "led_depth": 3},
+    {"led": 1, "led_latent_norm": 1, "led_exploit": 0},
+    {"led": 1, "led_latent_layers": [9, 11, 6]},
+    {"led": 1, "led_think_only": 0},
+    {"led": 1, "led_think_start": "marker"},
+    {"led_decoding": "top_k_control", "led_k": 5},
+    None,
+]
+
+
+def mixed_requests(count: int):
+    """Requests of every kind in one batch, prompts that think, have closed thinking, or bear no marker."""
+    generator = random.Random(1)
+    shared = random_prompt(generator, 40)  # a shared prefix: prefix-cache hits
+    prompts, params = [], []
+    for i in range(count):
+        prompt = shared + random_prompt(generator, generator.randrange(3, 60))
+        prompt += [[THINK], [THINK, 50, CLOSE, 51], [CLOSE, 60, THINK, 61], []][i % 4]
+        prompts.append(prompt)
+        extra_args = MIXED[(i // 4) % len(MIXED)]
+        params.append(
+            sampling_params(
+                temperature=[0.8, 0.5, 1.2, 0.0][i % 3] if i % 11 else 0.0,
+                top_p=0.9 if i % 2 else 1.0,
+                top_k=20 if i % 7 == 0 else 0,
+                min_p=0.05 if i % 5 == 0 else 0.0,
+                seed=100 + i if i % 6 == 1 else None,
+                logit_bias={THINK: 3.0, CLOSE: 4.0} if i % 3 == 0 else None,
+                extra_args=extra_args and extra_args | {"tag": i},
+            )
+        )
+    return prompts, params
+
+
+def test_tables_phases_and_logprobs_agree_with_transformers(engine, reference):
+    prompts, params = mixed_requests(64)
+    outputs, rows = run(engine, prompts, params)
+    tables = policies = 0
+    for i, (prompt, param, output) in enumerate(zip(prompts, params, outputs, strict=True)):
+        if param.extra_args is None:
+            continue
+        decoding = DecodingParams.from_extra_args(param.extra_args)
+        tokens = list(output.outputs[0].token_ids)
+        thinking = reference.markers.thinking_mask(prompt, tokens, decoding.think_start == "prompt")
+        hidden = reference.model(torch.tensor([prompt + tokens[:-1]]), output_hidden_states=True).hidden_states
+        states = [state[0, len(prompt) - 1 :] for state in hidden]
+        logits = reference.layer_logits(states, decoding)  # (tokens, depth, vocab), before logit bias
+        for token, bias in (param.logit_bias or {}).items():
+            logits[:, 0, token] += bias
+        posteriors = (logits / (param.temperature or 1.0)).softmax(-1)
+        for step, token in enumerate(tokens):
+            traced, row = rows[i, len(prompt) - 1 + step]
+            explore = thinking[step] or not decoding.think_only
+            assert bool(traced.explore[row]) == explore, (i, step)
+            expected = posteriors[step][:, traced.distribution.candidates[row][: decoding.k]]
+            found = traced.table[row][: expected.shape[0], : decoding.k]
+            if explore or not param.min_p:  # min-p has edited the final layer of rows that decode as usual
+                torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+                tables += 1
+            logprob = output.outputs[0].logprobs[step][token].logprob
+            if explore and param.temperature:
+                if decoding.decoding == "led":
+                    led = led_distribution(
+                        logits[step : step + 1], decoding.k, param.temperature, exploit=decoding.exploit
+                    )
+                    mu = torch.zeros(logits.shape[-1]).scatter_(0, led.candidates[0], led.mu[0])
+                else:
+                    mu = standard_policy(logits[step : step + 1, 0], Sampling(param.temperature, top_k=decoding.k))[0]
+                assert mu[token] > 0
+                assert logprob == pytest.approx(mu[token].log().item(), abs=1e-5)
+                policies += 1
+            elif not explore and param.temperature:
+                standard = standard_policy(
+                    logits[step : step + 1, 0],
+                    Sampling(param.temperature, param.top_p, max(param.top_k, 0), param.min_p),
+                )[0]
+                assert logprob == pytest.approx(standard[token].log().item(), abs=1e-5)
+                policies += 1
+            elif not explore:
+                assert token == int(logits[step, 0].argmax())
+    assert tables > 1000
+    assert policies > 700
+
+
+def draws(engine, prompt, count, **changes):
+    """`count` next tokens after one prompt."""
+    params = sampling_params(max_tokens=1, **changes)
+    outputs = engine.llm.generate([{"prompt_token_ids": prompt}] * count, params, use_tqdm=False)
+    return torch.tensor([output.outputs[0].token_ids[0] for output in outputs])
+
+
+def chi_square_p(tokens: torch.Tensor, probabilities: torch.Tensor) -> float:
+    """p-value of Pearson's chi-square test; cells expected below 5 are pooled."""
+    expected = probabilities.double() * len(tokens)
+    observed = torch.bincount(tokens, minlength=len(probabilities)).double()
+    assert observed[probabilities == 0].sum() == 0, "drew a token of probability 0"
+    small = expected < 5
+    expected = torch.cat([expected[~small], expected[small].sum()[None]])
+    observed = torch.cat([observed[~small], observed[small].sum()[None]])
+    keep = expected > 0
+    statistic = ((observed - expected)[keep] ** 2 / expected[keep]).sum().item()
+    return float(chi2.sf(statistic, int(keep.sum()) - 1))
+
+
+def uncertain_prompt(reference, temperature: float = 0.8) -> list[int]:
+    """A thinking prompt after which LED explores and differs from the final layer (found, not made up)."""
+    generator = random.Random(0)
+    prompts = [[*random_prompt(generator, 8), THINK] for _ in range(200)]
+
+    def distance(prompt):
+        led = reference.distributions(prompt, LED, temperature)[0]
+        return (led.mu[-1] - led.exploit[-1]).abs().sum().item()
+
+    return max(prompts, key=distance)
+
+
+def test_thinking_tokens_follow_mu_and_not_the_final_layer(engine, reference):
+    prompt = uncertain_prompt(reference)
+    led, posteriors = reference.distributions(prompt, LED, 0.8)
+    vocabulary = posteriors.shape[-1]
+    mu = torch.zeros(vocabulary).scatter_(0, led.candidates[-1], led.mu[-1])
+    exploit = torch.zeros(vocabulary).scatter_(0, led.candidates[-1], led.exploit[-1])
+    tokens = draws(engine, prompt, 20_000, extra_args={"led": 1}, seed=None, top_p=0.5)
+    assert chi_square_p(tokens, mu) > 1e-3
+    assert chi_square_p(tokens, exploit) < 1e-6
+
+
+def test_tokens_after_thinking_follow_standard_sampling(engine, reference):
+    prompt = [*uncertain_prompt(reference), CLOSE]
+    logits = reference.model(torch.tensor([prompt])).logits[0, -1:]
+    expected = standard_policy(logits, Sampling(0.8, top_p=0.9))[0]
+    tokens = draws(engine, prompt, 20_000, extra_args={"led": 1}, top_p=0.9)
+    assert chi_square_p(tokens, expected) > 1e-3
+
+
+def test_greedy_requests_keep_the_coin(engine, reference):
+    prompt = uncertain_prompt(reference, 0.0)
+    led, posteriors = reference.distributions(prompt, LED, 0.0)
+    mu = torch.zeros(posteriors.shape[-1]).scatter_(0, led.candidates[-1], led.mu[-1])
+    assert chi_square_p(draws(engine, prompt, 4000, extra_args={"led": 1}, temperature=0.0), mu) > 1e-3
+
+
+PLAIN = """
+import json, sys
+from led_rl.engines.vllm_cpu import set_cpu_environment
+set_cpu_environment()
+from vllm import LLM, SamplingParams
+requests = json.load(open(sys.argv[2]))
+llm = LLM(sys.argv[1], dtype="float32", enforce_eager=True, max_model_len=256, max_num_seqs=32,
+          logprobs_mode="processed_logprobs", seed=0)
+import vllm.v1.sample.logits_processor as lp
+assert not any("LED" in p.__name__ for p in lp.BUILTIN_LOGITS_PROCESSORS)
+outputs = llm.generate([{"prompt_token_ids": p} for p, _ in requests],
+                       [SamplingParams(**s) for _, s in requests], use_tqdm=False)
+json.dump([[list(o.outputs[0].token_ids),
+            [s[t].logprob for s, t in zip(o.outputs[0].logprobs, o.outputs[0].token_ids)]] for o in outputs],
+          open(sys.argv[3], "w"))
+"""
+
+
+def test_standard_requests_in_a_mixed_batch_are_bit_identical_to_plain_vllm(engine, tiny_model, tmp_path):
+    generator = random.Random(3)
+    settings = {"max_tokens": 24, "logprobs": 0, "ignore_eos": True, "detokenize": False}
+    requests = [
+        (
+            [*random_prompt(generator, 20), THINK],
+            settings | {"temperature": [0.7, 0.0, 1.0][i % 3], "seed": i, "top_p": [1.0, 0.9][i % 2]},
+        )
+        for i in range(24)
+    ]
+    (tmp_path / "requests.json").write_text(json.dumps(requests))
+    environment = os.environ | {"VLLM_PLUGINS": "none"}
+    subprocess.run(
+        [sys.executable, "-c", PLAIN, tiny_model, str(tmp_path / "requests.json"), str(tmp_path / "plain.json")],
+        check=True,
+        env=environment,
+    )
+    plain = json.loads((tmp_path / "plain.json").read_text())
+    params = [
+        sampling_params(**(request | ({"extra_args": {"led": 1, "tag": i}} if i % 2 else {})))
+        for i, (_, request) in enumerate(requests)
+    ]
+    outputs, _ = run(engine, [prompt for prompt, _ in requests], params)
+    different = 0
+    for i, (output, (tokens, logprobs)) in enumerate(zip(outputs, plain, strict=True)):
+        sampled = output.outputs[0]
+        same = list(sampled.token_ids) == tokens
+        if i % 2 == 0:
+            assert same, i
+            assert [s[t].logprob for s, t in zip(sampled.logprobs, tokens, strict=True)] == logprobs, i
+        else:
+            different += not same
+    assert different > 0  # the LED rows did something else
+
+
+def test_seeded_requests_reproduce(engine, reference):
+    prompts = [[*random_prompt(random.Random(i), 10), THINK] for i in range(6)]
+    sampling = Sampling(temperature=0.9, max_tokens=20, n=2, seed=5)
+    first = engine.generate(prompts, LED, sampling)
+    again = engine.generate(prompts, LED, sampling)
+    assert [[c.token_ids for c in group] for group in first] == [[c.token_ids for c in group] for group in again]
+
+
+def test_statistics_are_the_sums_of_the_traced_rows(engine):
+    batch = led_batch(engine.llm)
+    batch.statistics.totals(reset=True)
+    prompts, params = mixed_requests(32)
+    _, rows = run(engine, prompts, params)
+    totals = batch.statistics.totals()
+    led_rows = [
+        (step, row)
+        for (tag, _), (step, row) in rows.items()
+        if step.explore[row] and DecodingParams.from_extra_args(params[tag].extra_args).decoding == "led"
+    ]
+    assert totals["rows"] == len(led_rows)
+    confidence = sum(float(step.distribution.confidence[row]) for step, row in led_rows)
+    assert totals["confidence"] == pytest.approx(confidence, rel=1e-6)
+    depths = torch.tensor([int(step.distribution.depth[row]) for step, row in led_rows]).bincount(minlength=8)
+    assert [totals[f"depth_{j}"] for j in range(8)] == depths.tolist()
+
+
+@pytest.mark.parametrize(
+    ("extra_args", "message"),
+    [
+        ({"led": 1, "led_depht": 4}, "led_depht"),
+        ({"led": 1, "led_depth": 9}, "captures"),
+        ({"led": 1, "led_depth": 99}, "12"),
+        ({"led": 1, "led_k": 0}, "led_k"),
+        ({"led_decoding": "dola"}, "standard, led, top_k_control"),
+        ({"led_k": 4}, "without a decoding"),
+    ],
+)
+def test_wrong_requests_are_refused_and_the_engine_lives_on(engine, extra_args, message):
+    with pytest.raises(Exception, match=message):
+        engine.llm.generate([{"prompt_token_ids": [5, 6, 3]}], sampling_params(extra_args=extra_args), use_tqdm=False)
+    assert draws(engine, [5, 6, THINK], 1, extra_args={"led": 1}).numel() == 1
+
+
+def test_the_sampler_refuses_to_go_on_without_states():
+    from led_rl.engines.vllm_models import take_sampled_rows
+
+    with pytest.raises(RuntimeError, match="latent states were lost"):
+        take_sampled_rows(3)
+
+
+def test_markers_are_read_from_the_tokenizer(engine):
+    assert engine.markers == ThinkMarkers(THINK, CLOSE) == led_batch(engine.llm).markers
