@@ -13,6 +13,10 @@ from led_rl.engines.vllm_models import EngineOptions
 from led_rl.thinking import ThinkMarkers
 
 
+# On CPU a float32 checkpoint would load as bfloat16, and compiling costs more than a minute at every start.
+CPU_ENGINE_ARGUMENTS: dict[str, Any] = {"dtype": "float32", "enforce_eager": True}
+
+
 @contextmanager
 def engine_environment(options: EngineOptions) -> Iterator[None]:
     """The environment in which an engine must be BUILT to capture the latent states of `options`."""
@@ -65,11 +69,9 @@ class VLLMEngine:
         seed: int = 0,
         **engine_args: Any,
     ):
-        cuda = torch.cuda.is_available()
-        defaults: dict[str, Any] = {"logprobs_mode": "processed_logprobs"}
-        if not cuda:
-            # float32 would load as bfloat16; compiling costs more than a minute at every start
-            defaults |= {"dtype": "float32", "enforce_eager": True}
+        defaults = {"logprobs_mode": "processed_logprobs"}  # so that a LED token's log-probability is log mu
+        if not torch.cuda.is_available():
+            defaults |= CPU_ENGINE_ARGUMENTS
         with engine_environment(EngineOptions(depth)):
             from vllm import LLM
 

@@ -1,0 +1,107 @@
+"""Dataset (hub id or local JSONL) -> rows with a chat prompt and the columns that the rewards read."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+
+EXTRACTIONS = ("none", "after_hashes", "last_box")
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be read, or a row that cannot be used; names the file or hub id, and the row."""
+
+
+def read_rows(source: str, config: str | None = None, split: str = "train", limit: int | None = None) -> list[dict]:
+    """Rows of a local JSONL file, or of a split of a hub dataset.
+
+    Raises DatasetError: the file is missing or empty, a line is not a JSON object, or the hub does not answer.
+    """
+    if looks_local(source):
+        return _read_jsonl(Path(source), limit)
+    try:
+        dataset = load_dataset(source, config, split=split)
+    except Exception as error:  # the hub client raises whatever its transport does
+        raise DatasetError(
+            f"dataset {source!r} (config {config!r}, split {split!r}) cannot be loaded from the hub: "
+            f"{type(error).__name__}: {error}. For a local file give a path that ends in .jsonl"
+        ) from error
+    return list(dataset.select(range(min(limit or len(dataset), len(dataset)))))
+
+
+def looks_local(source: str) -> bool:
+    return source.endswith((".jsonl", ".json")) or source.startswith((".", "/", "~")) or Path(source).is_file()
+
+
+def _read_jsonl(path: Path, limit: int | None) -> list[dict]:
+    if not path.is_file():
+        raise DatasetError(f"dataset file {str(path)!r} does not exist")
+    rows: list[dict] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if limit is not None and len(rows) >= limit:
+                break
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DatasetError(f"{path}, line {number}: not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise DatasetError(f"{path}, line {number}: a JSON object expected, got {type(row).__name__}")
+            rows.append(row)
+    if not rows:
+        raise DatasetError(f"dataset file {str(path)!r} has no rows")
+    return rows
+
+
+def to_prompts(
+    rows: list[dict],
+    source: str,
+    problem_column: str = "problem",
+    answer_column: str | None = None,
+    answer_extraction: str = "none",
+    prompt_template: str = "{problem}",
+    system_prompt: str | None = None,
+) -> Dataset:
+    """Rows with `prompt` (chat messages), `answer` (if `answer_column` is given) and every other column as it was.
+
+    Raises DatasetError naming the first row without the problem or answer column, and the columns it has.
+    """
+    prepared = []
+    for number, row in enumerate(rows, start=1):
+        for column in filter(None, (problem_column, answer_column)):
+            if row.get(column) is None:
+                raise DatasetError(f"{source}, row {number}: no column {column!r}; columns: {', '.join(row)}")
+        messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        messages.append({"role": "user", "content": prompt_template.replace("{problem}", str(row[problem_column]))})
+        answer: dict[str, Any] = {}
+        if answer_column:
+            answer["answer"] = extract_answer(str(row[answer_column]), answer_extraction, f"{source}, row {number}")
+        # `prompt` and `completion` mean chat messages to TRL
+        others = {key: value for key, value in row.items() if key not in ("prompt", "completion", "solution")}
+        prepared.append({"prompt": messages} | others | answer)
+    return Dataset.from_list(prepared)
+
+
+def extract_answer(text: str, extraction: str, where: str) -> str:
+    """The gold answer in a column: all of it, what follows `####` (GSM8K), or the last `\\boxed{...}` (MATH).
+
+    Raises DatasetError if the text holds none.
+    """
+    if extraction == "none":
+        return text.strip()
+    if extraction == "after_hashes":
+        found = re.search(r"####\s*(.+?)\s*$", text)
+        if found:
+            return found[1].replace(",", "")
+        raise DatasetError(f"{where}: no '####' in the answer column")
+    start = text.rfind("\\boxed{")
+    depth = 0
+    for i in range(start + len("\\boxed"), len(text) if start >= 0 else 0):
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if depth == 0:
+            return text[start + len("\\boxed{") : i]
+    raise DatasetError(f"{where}: no closed \\boxed{{...}} in the answer column")
