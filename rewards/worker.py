@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process wherever it hangs, even inside C code
-    from rewards import judge
+    from rewards import algebra
 
     def send(message: dict[str, Any]) -> None:
         messages.write(json.dumps(message).encode() + b"\n")
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         signal.setitimer(signal.ITIMER_REAL, seconds + time_limit + CLOSING_MARGIN)
         send({"extend": seconds + time_limit})
 
-    judge.before_import = extend
+    algebra.before_import = extend
     send({"ready": True})
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
