@@ -1,4 +1,4 @@
-"""Everything a recipe needs that can be checked before weights are loaded: model, tokenizer, dataset, rewards, golds."""
+"""What a recipe needs, checked before weights are loaded: model, tokenizer, dataset, rewards, golds."""
 
 from dataclasses import dataclass
 from pathlib import Path

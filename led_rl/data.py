@@ -7,7 +7,8 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
-EXTRACTIONS = ("none", "after_hashes", "last_box")
+EXTRACTIONS = ("auto", "whole", "after_hashes", "last_box")
+PROBLEM_COLUMNS = ("problem", "question")
 
 
 class DatasetError(ValueError):
@@ -60,16 +61,19 @@ def _read_jsonl(path: Path, limit: int | None) -> list[dict]:
 def to_prompts(
     rows: list[dict],
     source: str,
-    problem_column: str = "problem",
+    problem_column: str | None = None,
     answer_column: str | None = None,
-    answer_extraction: str = "none",
+    answer_extraction: str = "auto",
     prompt_template: str = "{problem}",
     system_prompt: str | None = None,
 ) -> Dataset:
     """Rows with `prompt` (chat messages), `answer` (if `answer_column` is given) and every other column as it was.
 
+    Without `problem_column`, the first of PROBLEM_COLUMNS that the rows have.
+
     Raises DatasetError naming the first row without the problem or answer column, and the columns it has.
     """
+    problem_column = problem_column or next((name for name in PROBLEM_COLUMNS if name in rows[0]), PROBLEM_COLUMNS[0])
     prepared = []
     for number, row in enumerate(rows, start=1):
         for column in filter(None, (problem_column, answer_column)):
@@ -81,19 +85,22 @@ def to_prompts(
         if answer_column:
             answer["answer"] = extract_answer(str(row[answer_column]), answer_extraction, f"{source}, row {number}")
         # `prompt` and `completion` mean chat messages to TRL
-        others = {key: value for key, value in row.items() if key not in ("prompt", "completion", "solution")}
+        others = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
         prepared.append({"prompt": messages} | others | answer)
-    return Dataset.from_list(prepared)
+    columns = dict.fromkeys(column for row in prepared for column in row)  # rows may lack some
+    return Dataset.from_dict({column: [row.get(column) for row in prepared] for column in columns})
 
 
 def extract_answer(text: str, extraction: str, where: str) -> str:
     """The gold answer in a column: all of it, what follows `####` (GSM8K), or the last `\\boxed{...}` (MATH).
 
+    `auto` is `after_hashes` where the text has `####`, else all of it.
+
     Raises DatasetError if the text holds none.
     """
-    if extraction == "none":
+    if extraction == "whole" or (extraction == "auto" and "####" not in text):
         return text.strip()
-    if extraction == "after_hashes":
+    if extraction in ("auto", "after_hashes"):
         found = re.search(r"####\s*(.+?)\s*$", text)
         if found:
             return found[1].replace(",", "")

@@ -31,9 +31,9 @@ class RunConfig:
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the hub dataset."})
     dataset_split: str = field(default="train", metadata={"help": "Split of the hub dataset."})
     max_rows: int | None = field(default=None, metadata={"help": "Use only the first rows of the dataset."})
-    problem_column: str = field(default="problem", metadata={"help": "Column with the problem."})
+    problem_column: str | None = field(default=None, metadata={"help": "Column with the problem or question."})
     answer_column: str | None = field(default=None, metadata={"help": "Column with the gold; becomes `answer`."})
-    answer_extraction: str = field(default="none", metadata={"help": f"Gold within it: {', '.join(EXTRACTIONS)}."})
+    answer_extraction: str = field(default="auto", metadata={"help": f"Gold within it: {', '.join(EXTRACTIONS)}."})
     prompt_template: str = field(default="{problem}", metadata={"help": "User message around {problem}."})
     system_prompt: str | None = field(default=None, metadata={"help": "System message."})
     rewards: list[dict[str, Any]] = field(
@@ -41,6 +41,7 @@ class RunConfig:
     )
     bad_golds: str = field(default="refuse", metadata={"help": "Rows with unusable golds: refuse or drop."})
     resume: str = field(default="auto", metadata={"help": "auto: from the last whole checkpoint, or never."})
+    check_only: bool = field(default=False, metadata={"help": "Check and build everything, then stop before training."})
     wandb_mode: str | None = field(default=None, metadata={"help": "online, offline or disabled."})
 
     CHOICES: typing.ClassVar[dict[str, tuple[str, ...]]] = {

@@ -15,7 +15,7 @@ RECORD = "recipe.json"
 # What may differ when a run goes on: how long, and how it is watched.
 FREE_TO_CHANGE = {
     "max_steps", "num_train_epochs", "save_steps", "save_strategy", "save_total_limit", "logging_steps", "report_to",
-    "run_name", "wandb_mode", "resume", "log_completions", "num_completions_to_print", "disable_tqdm",
+    "run_name", "wandb_mode", "resume", "check_only", "log_completions", "num_completions_to_print", "disable_tqdm",
 }  # fmt: skip
 
 
@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RecipeError, CheckError, DatasetError, RewardError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if recipe.run.check_only:
+        print(f"{recipe.path}: sound; stopping before training, as check_only asks")
+        return 0
     if trainer.accelerator.is_main_process:
         record = Path(recipe.training.output_dir) / RECORD
         record.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,16 @@
 """GRPO with LED rollouts: TRL's trainer and the few methods in which ours differs."""
 
+import os
 import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import ensure_master_addr_port
 
 from led_rl.decoding import DecodingParams
 from led_rl.engines.vllm_models import EngineOptions
@@ -56,6 +59,8 @@ class LEDGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
+        if self.deepspeed:
+            self._meet_for_deepspeed()
         super().__post_init__()
         decoding = self.decoding_params()
         if decoding.is_standard:
@@ -66,6 +71,18 @@ class LEDGRPOConfig(GRPOConfig):
             raise ValueError(
                 SEQUENCE_LEVEL_REFUSAL.format(mode=self.vllm_importance_sampling_mode, decoding=self.decoding)
             )
+
+    def _meet_for_deepspeed(self) -> None:
+        """Closes two gaps of transformers' `deepspeed` argument: a single process, and processes without GPUs."""
+        if "RANK" not in os.environ:
+            # `accelerate launch` sets no rendezvous for a single process, and DeepSpeed then looks for MPI
+            ensure_master_addr_port()
+            os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+        if not torch.cuda.is_available():
+            # transformers would not pass `ddp_backend` on, and every process would think that it is alone
+            os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+            PartialState(backend=self.ddp_backend or "gloo")
+            self.accelerator_config = {"use_configured_state": True}
 
     def decoding_params(self) -> DecodingParams:
         """The rollouts' decoding; raises DecodingError (a ValueError) naming the key at fault."""

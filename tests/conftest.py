@@ -55,7 +55,7 @@ def save_tiny_model(path, layers: int = 12, think_tokens: bool = True, seed: int
             "num_attention_heads": 2,
             "num_key_value_heads": 1,
             "head_dim": 32,
-            "max_position_embeddings": 1024,
+            "max_position_embeddings": 2048,
             "tie_word_embeddings": False,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,

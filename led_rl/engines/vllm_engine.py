@@ -12,7 +12,6 @@ from led_rl.decoding import DecodingParams
 from led_rl.engines.vllm_models import EngineOptions
 from led_rl.thinking import ThinkMarkers
 
-
 # On CPU a float32 checkpoint would load as bfloat16, and compiling costs more than a minute at every start.
 CPU_ENGINE_ARGUMENTS: dict[str, Any] = {"dtype": "float32", "enforce_eager": True}
 
