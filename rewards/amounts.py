@@ -37,7 +37,7 @@ def same_amount(left: Node, right: Node) -> bool:
     (a, unit_a), (b, unit_b) = split_unit(left), split_unit(right)
     if unit_a is None and unit_b is None:
         return same_expression(a, b)
-    if not _words_agree(unit_a, unit_b):
+    if not _words_agree(unit_a or Unit(), unit_b or Unit()):
         return False
     bare_a, bare_b = unit_a is None or not unit_a.dimensions, unit_b is None or not unit_b.dimensions
     if bare_a and bare_b:
@@ -46,7 +46,8 @@ def same_amount(left: Node, right: Node) -> bool:
         return _same_with_optional_unit(b, unit_b or Unit(), a)
     if bare_b:
         return _same_with_optional_unit(a, unit_a or Unit(), b)
-    assert unit_a is not None and unit_b is not None
+    assert unit_a is not None
+    assert unit_b is not None
     if unit_a.dimensions == unit_b.dimensions:
         if unit_a.factor == unit_b.factor:
             return same_expression(a, b)
@@ -77,9 +78,11 @@ def contains_symbol(node: Node, name: str) -> bool:
     return node == Symbol(name) or any(contains_symbol(child, name) for child in children(node))
 
 
-def _words_agree(a: Unit | None, b: Unit | None) -> bool:
-    first, second = (a.words if a else frozenset()), (b.words if b else frozenset())
-    return not first or not second or first <= second or second <= first
+def _words_agree(a: Unit, b: Unit) -> bool:
+    """What is counted may be left out or said in more words, but 3 apples are neither 3 oranges nor 3 cm."""
+    if bool(a.dimensions) != bool(b.dimensions) and (a.words if b.dimensions else b.words):
+        return False
+    return not a.words or not b.words or a.words <= b.words or b.words <= a.words
 
 
 def _scaled(node: Node, factor: Fraction) -> Node:

@@ -45,10 +45,12 @@ def _equal(a: Node, b: Node) -> bool:
             return _equal_special(first, second)
     named_a, named_b = assignment(a), assignment(b)
     if named_a and named_b:
-        return (named_a[0] == named_b[0] or not named_a[0] or not named_b[0]) and _equal(named_a[1], named_b[1])
+        if named_a[0] == named_b[0] or not named_a[0] or not named_b[0]:
+            return _equal(named_a[1], named_b[1])
+        return isinstance(a, Relation) and isinstance(b, Relation) and same_equation(a, b)
     for named, other in ((named_a, b), (named_b, a)):
         if named and not isinstance(other, Relation):
-            return not isinstance(other, Listing | SetOf) and _equal(named[1], other)
+            return (not _is_collection(other) or _is_collection(named[1])) and _equal(named[1], other)
     if _is_collection(a) or _is_collection(b):
         return _equal_collections(a, b)
     if is_real_set(a) or is_real_set(b):
@@ -75,7 +77,7 @@ def _single(node: Node) -> Node:
     """The element of a list or set whose elements are all the same."""
     if isinstance(node, Listing | SetOf) and node.items:
         first = node.items[0]
-        if all(item == first for item in node.items):
+        if not isinstance(first, SetOf) and all(item == first for item in node.items):
             return _single(first)
     return node
 
@@ -223,13 +225,12 @@ def _equal_ratios(a: Node, b: Node) -> bool:
         if len(a.parts) != len(b.parts):
             return False
         zero: Node = Number(Fraction(0))
+        if same_expression(a.parts[0], zero) or same_expression(b.parts[0], zero):
+            return False
         return all(
-            same_expression(
-                Sum((Product((x, b.parts[0])), negative(Product((y, a.parts[0]))))),
-                zero,
-            )
+            same_expression(Sum((Product((x, b.parts[0])), negative(Product((y, a.parts[0]))))), zero)
             for x, y in zip(a.parts[1:], b.parts[1:], strict=True)
-        ) and not same_expression(a.parts[0], zero) == (not same_expression(b.parts[0], zero))
+        )
     ratio, other = (a, b) if isinstance(a, Ratio) else (b, a)
     assert isinstance(ratio, Ratio)
     return len(ratio.parts) == 2 and same_amount(Product((ratio.parts[0], reciprocal(ratio.parts[1]))), other)

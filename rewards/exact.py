@@ -1,6 +1,6 @@
 """Exact evaluation of expressions: as a rational, or modulo a large prime at chosen values of the variables."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from math import comb, gcd, isqrt, lcm, log2
@@ -156,7 +156,7 @@ def _log2(value: Fraction) -> float:
     return log2(value.numerator) - log2(value.denominator)
 
 
-_RATIONAL = {
+_RATIONAL: dict[str, Callable[..., Fraction]] = {
     "factorial": lambda value: Fraction(_factorial(_natural(value, LARGEST_FACTORIAL), 1)),
     "double factorial": lambda value: Fraction(_factorial(_natural(value, LARGEST_FACTORIAL), 2)),
     "binomial": _binomial,

@@ -132,7 +132,7 @@ class LatexReader(AtomReader):
 
     def ratio(self) -> Node:
         parts = [self.sum()]
-        while self.token.text in (":", r"\colon") and self.token.kind in ("sign", "command"):
+        while not self.in_set and self.token.text in (":", r"\colon") and self.token.kind in ("sign", "command"):
             self.advance()
             parts.append(self.sum())
         return Ratio(tuple(parts)) if len(parts) > 1 else parts[0]
@@ -228,6 +228,11 @@ class LatexReader(AtomReader):
         if token.kind == "word":
             return token.text not in ("or", "and", "mod", "per", "squared", "cubed")
         if token.kind == "sign":
+            following = self.tokens[self.position + 1]
+            if token.text == "[" and (following.kind == "end" or following.text in (")", ",", r"\cup", r"\cap", "]")):
+                return False  # the French notation of an open end
+            if token.text == "|" and self.in_set:
+                return False
             return (
                 token.text in "([{|" + "".join(CURRENCIES)
                 and not (token.text == "|" and self.bars)

@@ -12,53 +12,11 @@ MOST_DIGITS = 1_500  # of one number
 LARGEST_WRITTEN_EXPONENT = 5_000  # as in 1e5000
 
 FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arccot",
-        "arcsec",
-        "arccsc",
-        "asin",
-        "acos",
-        "atan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "coth",
-        "sech",
-        "csch",
-        "arcsinh",
-        "arccosh",
-        "arctanh",
-        "arsinh",
-        "arcosh",
-        "artanh",
-        "ln",
-        "log",
-        "lg",
-        "exp",
-        "sqrt",
-        "cbrt",
-        "abs",
-        "floor",
-        "ceil",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "det",
-        "sgn",
-        "arg",
-        "Re",
-        "Im",
-    ]
+    str.split(
+        "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc asin acos atan sinh cosh tanh coth "
+        "sech csch arcsinh arccosh arctanh arsinh arcosh artanh ln log lg exp sqrt cbrt abs floor ceil max "
+        "min gcd lcm det sgn arg Re Im"
+    )
 )
 _NAMES = {"pi": r"\pi", "infinity": r"\infty", "inf": r"\infty", "oo": r"\infty", "infty": r"\infty"}
 _TEXT = re.compile(
@@ -76,6 +34,7 @@ _TOKEN = re.compile(
 _REPEATING = re.compile(r"(\d*)\.(\d*)\s*(?:\\(?:overline|bar|dot)\s*(?:\{\s*(\d+)\s*\}|(\d)))(?!\d)")
 _REPEATING_PARENTHESES = re.compile(r"^(-?\s*)(\d*)\.(\d*)\((\d+)\)$")
 _TRUNCATED = re.compile(r"(\d*\.\d+)\s*(?:\.\.\.+|\\ldots)")
+_UNITS_AFTER_NUMBERS = ("in", "min", "mi", "day", "cup")
 _VARIABLE_GROUPS = ("abcdefgh", "uvwxyz", "pqrst", "klmn", "ijk", "rstuvw")
 
 
@@ -134,8 +93,11 @@ def _tokens(text: str, prose: bool, depth: int) -> list[Token]:
                 space = True
                 continue
             if kind == "letters":
-                following = text[position : position + 1]
-                tokens += _letters(found, prose, space, following)
+                after_number = space and bool(tokens) and tokens[-1].kind == "number"
+                if found in _UNITS_AFTER_NUMBERS and after_number:
+                    tokens.append(Token("word", found, True, space))
+                else:
+                    tokens += _letters(found, prose, space)
             elif kind == "number":
                 _check_size(found)
                 if found.endswith(".") and text[position : position + 1].strip():
@@ -149,7 +111,7 @@ def _tokens(text: str, prose: bool, depth: int) -> list[Token]:
     return tokens
 
 
-def _letters(run: str, prose: bool, space: bool, following: str) -> list[Token]:
+def _letters(run: str, prose: bool, space: bool) -> list[Token]:
     if run in FUNCTIONS:
         return [Token("function", run, prose, space)]
     if run in _NAMES:
@@ -162,9 +124,9 @@ def _letters(run: str, prose: bool, space: bool, following: str) -> list[Token]:
     for size in range(min(7, len(run)), 1, -1):
         head, tail = run[:size], run[size:]
         if head in FUNCTIONS and (len(head) > 2 or head == "ln") and len(tail) <= 2:
-            return [Token("function", head, False, space), *_letters(tail, False, False, following)]
+            return [Token("function", head, False, space), *_letters(tail, False, False)]
         if head == "pi" and len(tail) <= 1:
-            return [Token("command", r"\pi", False, space), *_letters(tail, False, False, following)]
+            return [Token("command", r"\pi", False, space), *_letters(tail, False, False)]
     if len(run) >= 3 and not _variables(run):
         return [Token("word", run, True, space)]
     return [Token("letter", letter, False, space and index == 0) for index, letter in enumerate(run)]

@@ -1,7 +1,7 @@
 """High-precision evaluation, and the test whether two expressions have the same value.
 
-Two values are the same when their difference vanishes as the precision grows, up to a precision that exceeds the size of
-every number in them; a difference that stays when the precision grows is a difference, however small.
+Two values are the same when their difference vanishes as the precision grows, up to a precision that exceeds the size
+of every number in them; a difference that stays when the precision grows is a difference, however small.
 """
 
 from collections.abc import Mapping
@@ -220,6 +220,8 @@ def same_value(left: Node, right: Node, values: Mapping[str, Fraction] | None = 
     second = _difference(left, right, values, DIGITS[1])
     if first is None or second is None:
         return first is None and second is None
+    if mp.isinf(first) or mp.isinf(second):
+        return False
     if first > 0 and second > first * mp.mpf(10) ** -15:
         return False
     digits = min(MOST_DIGITS, 150 + 3 * (_size(left) + _size(right))) if values is None else 120
@@ -268,7 +270,7 @@ def _size(node: Node) -> int:
                 power = abs(rational(exponent))
             except (NotRational, ZeroDivisionError):
                 return 20 + _size(base) + _size(exponent)
-            return int(_size(base) * max(1, min(power, MOST_DIGITS)))
+            return int(_size(base) * max(Fraction(1), min(power, Fraction(MOST_DIGITS))))
         case Apply("factorial", (argument,)):
             return 10 + 4 * _whole(argument)
     return 1 + sum(_size(child) for child in children(node))
@@ -276,4 +278,4 @@ def _size(node: Node) -> int:
 
 def _whole(node: Node) -> int:
     value = _exact_integer(node)
-    return min(MOST_DIGITS, abs(value)) if value is not None else 10
+    return 10 if value is None else min(MOST_DIGITS, abs(value))

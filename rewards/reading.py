@@ -23,11 +23,13 @@ _THOUSANDS = re.compile(r"(?<![\d.,_^A-Za-z])([1-9]\d{0,2})((?:,\d{3})+)(?![\d])
 _BASED = re.compile(
     r"^(?P<sign>-?)\s*(?:\(\s*(?P<bracketed>[0-9A-Za-z]+)\s*\)|(?:\\(?:text|mathrm)\s*\{)?(?P<digits>[0-9A-Za-z]*\d[0-9A-Za-z]*|[A-F]+)\}?)"
     r"\s*(?:_\s*(?:\{\s*)?(?:\\text\s*\{)?\s*(?:base\s*)?(?P<subscript>\d{1,2}|[a-z]+)\s*\}?\s*\}?"
-    r"|\s*\(?(?:\\text\s*\{)?\s*\(?(?:in )?base[ -~]?\s*(?P<base>\d{1,2}|[a-z]+)\s*\)?\}?\)?)$"
+    r"|\s*\(?(?:\\text\s*\{)?\s*\(?(?:in )?base[ ~-]?\s*\}?\s*(?P<base>\d{1,2}|[a-z]+)\s*\)?\}?\)?)$"
 )
 _LOOSE_UNIT = frozenset("msghLNJWVAK")
 _BASE_NAMES = {name: number for number, name in enumerate(
-    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"])} | {"sixteen": 16}  # fmt: skip
+    str.split(
+    "zero one two three four five six seven eight nine ten eleven twelve"
+))} | {"sixteen": 16}  # fmt: skip
 
 
 @lru_cache(maxsize=4096)

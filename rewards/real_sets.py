@@ -58,7 +58,7 @@ def is_real_set(node: Node) -> bool:
     match node:
         case SetOperation() | Symbol("set R") | Apply("such that", _):
             return True
-        case Relation(sides, operators):
+        case Relation(_, operators):
             return not all(operator == "=" for operator in operators) and len(free_symbols(node)) == 1
         case Listing(items, _):
             return all(is_real_set(item) for item in items)
@@ -239,8 +239,6 @@ def _polynomial(node: Node, name: str) -> bool:
     match node:
         case Sum(parts) | Product(parts):
             return all(_polynomial(part, name) for part in parts)
-        case Power(base, exponent):
-            return name not in free_symbols(node)
     return isinstance(node, Symbol) or name not in free_symbols(node)
 
 

@@ -81,7 +81,7 @@ BARE_UNITS = frozenset(name for name in UNITS if len(name) > 1) - {"in", "min", 
 BARE_UNITS |= {"deg"}
 
 DEGREE, PERCENT = UNITS["degree"], UNITS["percent"]
-CURRENCY_SIGNS = {"$": "dollar", "€": "euro", "£": "GBP", "¥": "yen", "₹": "rupee"}
+CURRENCY_SIGNS = {"$": "dollar", "¢": "cent", "€": "euro", "£": "GBP", "¥": "yen", "₹": "rupee"}
 MULTIPLIERS = {
     "hundred": 100,
     "thousand": 1000,
@@ -92,114 +92,21 @@ MULTIPLIERS = {
 }
 # Words that say nothing about the amount.
 EMPTY_WORDS = frozenset(
-    [
-        "unit",
-        "units",
-        "u",
-        "the",
-        "a",
-        "an",
-        "of",
-        "total",
-        "in",
-        "all",
-        "exactly",
-        "only",
-        "just",
-        "each",
-        "every",
-        "different",
-        "distinct",
-        "possible",
-        "real",
-        "solution",
-        "solutions",
-        "value",
-        "values",
-        "respectively",
-        "long",
-        "tall",
-        "wide",
-        "high",
-        "deep",
-        "old",
-        "away",
-        "apart",
-        "together",
-        "altogether",
-    ]
+    str.split(
+        "unit units u the a an of total in all exactly only just each every different distinct possible real "
+        "solution solutions value values respectively long tall wide high deep old away apart together "
+        "altogether"
+    )
 )
 # Words that change the meaning of the number beside them: such a text is not a number with a unit.
 MEANINGFUL_WORDS = frozenset(
-    [
-        "not",
-        "no",
-        "never",
-        "isn't",
-        "neither",
-        "nor",
-        "except",
-        "if",
-        "unless",
-        "when",
-        "where",
-        "for",
-        "than",
-        "less",
-        "more",
-        "greater",
-        "fewer",
-        "least",
-        "most",
-        "at",
-        "over",
-        "under",
-        "between",
-        "plus",
-        "minus",
-        "times",
-        "divided",
-        "squared",
-        "cubed",
-        "half",
-        "third",
-        "quarter",
-        "twice",
-        "double",
-        "triple",
-        "factorial",
-        "mod",
-        "modulo",
-        "to",
-        "from",
-        "until",
-        "up",
-        "down",
-        "or",
-        "and",
-        "but",
-        "both",
-        "either",
-        "none",
-        "undefined",
-        "infinite",
-        "infinity",
-        "approximately",
-        "about",
-        "roughly",
-        "around",
-        "almost",
-        "nearly",
-        "base",
-        "negative",
-        "positive",
-        "sqrt",
-        "root",
-        "hundredths",
-        "tenths",
-        "thousandths",
-        "score",
-    ]
+    str.split(
+        "not no never isn't neither nor except if unless when where for than less more greater fewer least "
+        "most at over under between plus minus times divided squared cubed half third quarter twice double "
+        "triple factorial mod modulo to from until up down or and but both either none undefined infinite "
+        "infinity approximately about roughly around almost nearly base negative positive sqrt root "
+        "hundredths tenths thousandths score"
+    )
 )
 
 

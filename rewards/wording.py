@@ -27,45 +27,16 @@ _PHRASES: dict[str, Node] = {
     **dict.fromkeys(("infinitely many", "infinitely many solutions", "infinite solutions"), Words("infinitely many")),
     **dict.fromkeys(("all real numbers", "all reals", "all real x", "every real number"), Symbol("set R")),
 }  # fmt: skip
-_SMALL = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
+_SMALL = str.split(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+)
 _TENS = {name: 10 * (index + 2) for index, name in enumerate(
-    ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"])}  # fmt: skip
+    str.split(
+    "twenty thirty forty fifty sixty seventy eighty ninety"
+))}  # fmt: skip
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_MONTHS = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-]
+_MONTHS = str.split("january february march april may june july august september october november december")
 _MONTH = "|".join(f"{name[:3]}(?:{name[3:]})?\\.?" if name != "may" else "may" for name in _MONTHS)
 _DATES = (
     re.compile(rf"^(?P<month>{_MONTH})\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?:,?\s+(?P<year>\d{{4}}))?$"),
@@ -75,8 +46,8 @@ _DATES = (
     re.compile(r"^(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})$"),
 )
 _WEEKDAY = re.compile(r"^(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+(?=\S+\s*\d|\d)")
-_TIME = re.compile(r"^(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?(?::(?P<second>\d{2}))?\s*(?P<half>[ap])\.?\s?m\.?$")
-_CLOCK = re.compile(r"^(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)(?:\s*(?:h|hours|o'clock))?$")
+_TIME = re.compile(r"^(?P<hour>\d{1,2})(?:\s*:\s*(?P<minute>\d{2}))?\s*(?P<half>[ap])\.?\s?m\.?$")
+_CLOCK = re.compile(r"^(?P<hour>[01]?\d|2[0-3])\s*:\s*(?P<minute>[0-5]\d)(?:\s*(?:h|hours|o'clock))?$")
 
 
 def without_leading_words(text: str) -> str:
