@@ -9,6 +9,7 @@ from led_rl import __version__
 # name -> (module:function, one line of help). The function takes the arguments after the name, returns the exit status.
 COMMANDS: dict[str, tuple[str, str]] = {
     "grade": ("led_rl.grading:main", "grade predictions in a JSONL file against gold answers"),
+    "evaluate": ("led_rl.evaluation:evaluate_main", "compare decodings and checkpoints on a file of problems"),
     "benchmark-grader": ("rewards.benchmark:main", "accuracy, speed and safety of the grader, beside math-verify"),
 }
 

@@ -13,7 +13,7 @@ from led_rl.engines.vllm_models import EngineOptions
 from led_rl.thinking import ThinkMarkers
 
 # On CPU a float32 checkpoint would load as bfloat16, and compiling costs more than a minute at every start.
-CPU_ENGINE_ARGUMENTS: dict[str, Any] = {"dtype": "float32", "enforce_eager": True}
+CPU_ENGINE_ARGUMENTS: dict[str, Any] = {"dtype": "float32", "enforce_eager": True, "use_tqdm_on_load": False}
 
 
 @contextmanager

@@ -1,0 +1,36 @@
+# Two commands do everything, set-up included: `make quickstart` (SMOKE=1: reduced size) and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LOCK := launch/requirements-cpu.lock
+
+.PHONY: quickstart test lint lock clean
+
+quickstart: $(INSTALLED)
+	$(BIN)/python -m led_rl.toy.quickstart $(if $(SMOKE),--smoke)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The lock is complete, so nothing is resolved: --no-deps also leaves out torchvision, torchaudio and torchcodec, which
+# the CPU build of vLLM names but text models do not need, and whose CUDA builds break transformers beside CPU torch.
+$(INSTALLED): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0+cpu --no-deps \
+		--extra-index-url https://download.pytorch.org/whl/cpu
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+lock: $(INSTALLED)
+	$(BIN)/pip freeze --exclude-editable | grep -v -E '^(torch|pip|led-rl)(==| @)' > $(LOCK)
+
+clean:
+	rm -rf runs
