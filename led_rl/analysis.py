@@ -7,7 +7,7 @@ are divided by log V, so 1 is uniform. To compare checkpoints, read them all on 
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class LayerEntropies:
     standard_error: list[float]  # (layers + 1,) over sequences, whose tokens depend on each other; NaN for one
     tokens: int
     sequences: int
+    sums: list[list[float]] = field(default_factory=list)  # (sequences, layers + 1) summed over thinking tokens
+    counts: list[int] = field(default_factory=list)  # (sequences,) thinking tokens
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -92,12 +94,38 @@ def layer_entropies(
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     totals = np.concatenate([_sums_over_tokens(model, batch, temperature, latent_norm) for batch in batches])
     tokens = np.array([sum(row.read) for row in rows], dtype=float)  # (sequences,)
-    mean = totals.sum(0) / tokens.sum()  # (layers + 1,)
-    n = len(rows)
+    mean, error = _ratio_of_sums(totals, tokens)
+    counts = tokens.astype(int).tolist()
+    return LayerEntropies(mean.tolist(), error.tolist(), sum(counts), len(rows), totals.tolist(), counts)
+
+
+def entropy_change(before: LayerEntropies, after: LayerEntropies) -> tuple[Floats, Floats]:
+    """Mean change of each layer's entropy and its standard error, paired by sequence.
+
+    Returns:
+        (layers + 2,) each: the layers', then the mean change of the layers between embeddings and final layer (NaN if
+        there is none).
+
+    Raises:
+        ValueError: the two were not read on the same sequences, or their models differ in layers.
+    """
+    if before.counts != after.counts or len(before.mean) != len(after.mean):
+        raise ValueError("layer entropies are compared on the same sequences, in models with equally many layers")
+    changes = np.array(after.sums) - np.array(before.sums)  # (sequences, layers + 1)
+    if changes.shape[1] > 2:
+        between = changes[:, 1:-1].mean(axis=1, keepdims=True)
+    else:
+        between = np.full((len(changes), 1), math.nan)
+    return _ratio_of_sums(np.hstack([changes, between]), np.array(after.counts, dtype=float))
+
+
+def _ratio_of_sums(totals: Floats, tokens: Floats) -> tuple[Floats, Floats]:
+    """Mean per token and its standard error over sequences: (sequences, columns), (sequences,) -> (columns,) each."""
+    mean = totals.sum(0) / tokens.sum()
+    n = len(tokens)
     residuals = totals - mean * tokens[:, None]
     correction = n / (n - 1) if n > 1 else math.nan
-    error = np.sqrt(correction * (residuals**2).sum(0)) / tokens.sum()
-    return LayerEntropies(mean.tolist(), error.tolist(), int(tokens.sum()), n)
+    return mean, np.sqrt(correction * (residuals**2).sum(0)) / tokens.sum()
 
 
 @dataclass(frozen=True)

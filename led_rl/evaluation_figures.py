@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from led_rl.analysis import LayerEntropies
+from led_rl.analysis import LayerEntropies, entropy_change
 from led_rl.estimates import Estimate
 from led_rl.evaluation_summary import SummaryRow
 from led_rl.figure_style import (
@@ -81,7 +81,9 @@ def difference_figure(rows: Sequence[SummaryRow]) -> Figure:
             axes.plot([100 * estimate.low, 100 * estimate.high], [place] * 2, color=shade, lw=2.2)
             filling = shade if excludes_zero(estimate) else "white"
             axes.plot(100 * estimate.value, place, "o", color=shade, markersize=6.5, markerfacecolor=filling)
-        axes.set(title=f"pass@{k}", xlabel="difference in percentage points", ylim=(len(differences) - 0.4, -0.6))
+        n = sorted({row.metrics[f"pass@{k}"].n for row in differences if f"pass@{k}" in row.metrics})
+        title = f"pass@{k} (n = {' to '.join(map(str, sorted({*n[:1], *n[-1:]})))} problems)"
+        axes.set(title=title, xlabel="difference in percentage points", ylim=(len(differences) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].tick_params(axis="y", labelcolor=INK, length=0)
@@ -103,16 +105,18 @@ def entropy_figure(entropies: Mapping[str, LayerEntropies]) -> Figure:
         shade, marker = colour(label, index), MARKERS[index % len(MARKERS)]
         levels.plot(layers, mean, color=shade, marker=marker, markersize=4.5, label=label)
         levels.fill_between(layers, mean - Z95 * error, mean + Z95 * error, color=shade, alpha=0.15, lw=0)
-        if label != reference and len(first.mean) == len(mean):
-            change = mean - np.array(first.mean)
+        if label != reference and len(first.mean) == len(mean) and first.counts == measured.counts:
+            change, error = (figures[:-1] for figures in entropy_change(first, measured))
             changes.plot(layers, change, color=shade, marker=marker, markersize=4.5, label=f"{label} − {reference}")
+            error = np.nan_to_num(error)
+            changes.fill_between(layers, change - Z95 * error, change + Z95 * error, color=shade, alpha=0.15, lw=0)
     levels.set(title="entropy / log V", ylim=(0, None))
     levels.legend()
     if changes.lines:
         changes.legend()
         changes.axhline(0, color=FAINT, lw=1)
     else:
-        say(changes, "nothing to compare with")
+        say(changes, "no other checkpoint was read on the same sequences")
     changes.set_title(f"change from {reference}")
     for axes in (levels, changes):
         axes.set_xlabel("layer (0: embeddings; last: final layer)")

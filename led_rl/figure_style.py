@@ -40,6 +40,8 @@ styled = rc_context(
         "text.parse_math": False,  # labels are text, even with a dollar sign
         "xtick.color": FAINT,
         "ytick.color": FAINT,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
         "xtick.major.size": 0,
         "ytick.major.size": 0,
         "legend.frameon": False,

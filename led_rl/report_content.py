@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from led_rl.analysis import LayerEntropies
+from led_rl.analysis import LayerEntropies, entropy_change
 from led_rl.estimates import Estimate
 from led_rl.evaluation_figures import excludes_zero, pass_ks
 from led_rl.evaluation_summary import MINUS, SummaryRow
@@ -165,15 +165,24 @@ def _entropies(report: Report) -> Iterator[Finding]:
     labels = list(report.entropies)
     for label in labels[1:]:
         before, after = report.entropies[labels[0]], report.entropies[label]
-        if len(before.mean) != len(after.mean):
+        if len(before.mean) != len(after.mean) or before.counts != after.counts:
+            yield Finding(
+                f"The entropies of {label} and {labels[0]} were not read on the same sequences: not compared."
+            )
             continue
-        inner = range(1, len(before.mean) - 1)
-        change = sum(after.mean[layer] - before.mean[layer] for layer in inner) / max(1, len(inner))
+        change, error = entropy_change(before, after)
         yield Finding(
             f"Entropy of {label} against {labels[0]}, as a share of log V: final layer {before.mean[-1]:.3f} → "
-            f"{after.mean[-1]:.3f}, layers in between {change:+.3f} on average; n = {after.tokens:,} thinking tokens "
-            f"of {after.sequences} sequences."
+            f"{after.mean[-1]:.3f} ({_plus_minus(change[-2], error[-2])}), layers between embeddings and final layer "
+            f"{_plus_minus(change[-1], error[-1])} on average; n = {after.tokens:,} thinking tokens of "
+            f"{after.sequences} sequences."
         )
+
+
+def _plus_minus(change: float, standard_error: float) -> str:
+    """A change with its 95 % margin."""
+    text = _number(change, 4, signed=True)
+    return text if math.isnan(standard_error) else f"{text} ± {1.96 * standard_error:.4f}"
 
 
 def _unusable(report: Report) -> Iterator[Finding]:

@@ -92,7 +92,7 @@ def time_figure(histories: Histories) -> Figure:
 def led_figure(histories: Histories) -> Figure:
     """What LED did in training: how often it explored, the entropies of what it drew from, and the depths it chose."""
     figure, (shares, entropies, depths) = new_figure(3, height=3.1)
-    shares.set(title="share of thinking tokens", xlabel="training step")
+    shares.set(title="explored share, confidence", xlabel="training step")
     entropies.set(title="entropy per thinking token (nats)", xlabel="training step")
     depths.set(title="depth chosen", xlabel="latent layers in the aggregate")
     _draw_keys(shares, histories, {"led/explored_fraction": "explored", "led/confidence": "confidence (mean)"})

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen3Config
 
-from led_rl.analysis import LayerEntropies, layer_entropies, recorded_sequences
+from led_rl.analysis import LayerEntropies, entropy_change, layer_entropies, recorded_sequences
 
 VOCAB, LAYERS = 37, 3
 SHAPE = {
@@ -129,6 +129,21 @@ def test_one_sequence_has_no_standard_error_and_none_is_an_error():
         layer_entropies(model, [([3], [5])], [[False]])
     with pytest.raises(ValueError, match="temperature must be positive"):
         layer_entropies(model, *random_sequences(2), temperature=0)
+
+
+def test_changes_are_paired_by_sequence():
+    before, after = tiny_model(), tiny_model()
+    with torch.no_grad():
+        after.lm_head.weight.mul_(1.05)
+    sequences, masks = random_sequences(20)
+    a, b = (layer_entropies(model, sequences, masks) for model in (before, after))
+    change, error = entropy_change(a, b)
+    np.testing.assert_allclose(change[:-1], np.array(b.mean) - np.array(a.mean))
+    assert change[-1] == pytest.approx(change[1:-2].mean())
+    assert (error[:-1] < 0.5 * np.hypot(a.standard_error, b.standard_error)).all()
+    assert 0 < error[-1] <= error[1:-2].max()  # of an average of layers
+    with pytest.raises(ValueError, match="same sequences"):
+        entropy_change(a, layer_entropies(after, sequences[1:], masks[1:]))
 
 
 def test_a_model_with_capped_logits_is_refused():

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from led_rl.analysis import LayerEntropies
+from led_rl.analysis import LayerEntropies, _ratio_of_sums
 from led_rl.estimates import Estimate
 from led_rl.evaluation_summary import SummaryRow, summarise
 from led_rl.figure_style import colour, series, smooth, smoothing_window
@@ -75,15 +75,19 @@ def synthetic_history(steps=50, led=True, seed=0):
 
 
 def synthetic_entropies():
-    base = [0.97, 0.74, 0.58, 0.44, 0.33, 0.25, 0.18, 0.11, 0.069]
-    changes = {"base": 0.0, "standard-trained": 0.012, "led-trained": 0.02}
-    return {
-        label: LayerEntropies(
-            [h + change * np.sin(layer / 8 * np.pi) - 0.9 * change * (layer == 8) for layer, h in enumerate(base)],
-            [0.006] * 9, 7312, 200,
+    generator = np.random.default_rng(0)
+    counts = generator.integers(12, 72, 200)
+    base = np.array([0.97, 0.74, 0.58, 0.44, 0.33, 0.25, 0.18, 0.11, 0.069])
+    per_token = base * generator.normal(1, 0.1, (200, 1))  # (sequences, layers + 1)
+    arch = np.sin(np.arange(9) / 8 * np.pi) - 0.9 * (np.arange(9) == 8)
+    entropies = {}
+    for label, change in {"base": 0.0, "standard-trained": 0.012, "led-trained": 0.02}.items():
+        sums = (per_token + change * arch + generator.normal(0, 0.01, (200, 9))) * counts[:, None]
+        mean, error = _ratio_of_sums(sums, counts)
+        entropies[label] = LayerEntropies(
+            mean.tolist(), error.tolist(), int(counts.sum()), 200, sums.tolist(), counts.tolist()
         )
-        for label, change in changes.items()
-    }  # fmt: skip
+    return entropies
 
 
 @functools.cache
@@ -172,7 +176,11 @@ def test_the_page_says_what_it_found_with_n_and_the_caveat(rendered):
     assert "9 of 28,800 samples could not be judged" in text
     assert "200 problems × 16 samples" in text
     assert "time over 8 chunks" in text
-    assert "n = 7,312 tokens of 200 sequences" in text
+    assert re.search(r"n = \d,\d{3} tokens of 200 sequences", text)
+    assert re.search(
+        r"Entropy of led-trained against base, .* \(−0.01\d\d ± 0.00\d\d\), layers between .* \+0.01\d\d ± 0.00\d\d on",
+        text,
+    )
     assert "n = 128 rollouts a step" in text
     for key in ("training.learning rate", "runs/quickstart/base", "runs/quickstart/wandb/offline-run-1"):
         assert key in text
