@@ -4,9 +4,9 @@ from fractions import Fraction
 
 from rewards.amounts import same_amount, same_expression
 from rewards.canonical import assignment, canonical
-from rewards.equations import same_equation, solutions
+from rewards.equations import same_equation
 from rewards.exact import NotRational, rational
-from rewards.real_sets import is_real_set, real_set, same_real_set
+from rewards.real_sets import RealSet, is_real_set, real_set, same_real_set
 from rewards.syntax_tree import (
     Apply,
     Based,
@@ -104,9 +104,6 @@ def _equal_collections(a: Node, b: Node) -> bool:
     for first, second in ((a, b), (b, a)):
         if isinstance(first, Listing) and isinstance(second, Bracketed):
             return _equal_in_order(first, second)
-        if isinstance(first, Listing | SetOf) and isinstance(second, Relation) and not is_real_set(second):
-            found = solutions(second)
-            return found is not None and _equal(_values(first), SetOf(found))
     if isinstance(a, Listing | SetOf) and isinstance(b, Listing | SetOf):
         return _same_elements(_values(a), _values(b))
     if is_real_set(a) or is_real_set(b):
@@ -171,10 +168,17 @@ def _same_real_sets(a: Node, b: Node) -> bool:
         parts = (a.left, a.right), (b.left, b.right)
         if _maybe_same_parts(*parts):
             return True
+    first, second = _real_set_or_none(a), _real_set_or_none(b)
+    if first is None and second is None and isinstance(a, Relation) and isinstance(b, Relation):
+        return same_equation(a, b)
+    return first is not None and second is not None and same_real_set(first, second)
+
+
+def _real_set_or_none(node: Node) -> RealSet | None:
     try:
-        return same_real_set(real_set(a), real_set(b))
+        return real_set(node)
     except Unreadable:
-        return False
+        return None
 
 
 def _maybe_same_parts(left: tuple[Node, ...], right: tuple[Node, ...]) -> bool:

@@ -3,9 +3,20 @@
 from fractions import Fraction
 
 from rewards.amounts import REAL_POINTS, TRIALS, _residues, same_expression
-from rewards.exact import PRIME, NotRational, rational, residue
+from rewards.exact import PRIME, NotRational, residue
 from rewards.numeric import Undefined, real_value
-from rewards.syntax_tree import Node, Power, Product, Relation, Sum, contains, free_symbols, negative, reciprocal
+from rewards.syntax_tree import (
+    Node,
+    Power,
+    Product,
+    Relation,
+    Sum,
+    Symbol,
+    contains,
+    free_symbols,
+    negative,
+    reciprocal,
+)
 
 STRICTER = {"<": "<", "<=": "<=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
 
@@ -18,6 +29,8 @@ def same_equation(left: Relation, right: Relation) -> bool:
             and left.operators == right.operators
             and all(same_expression(a, b) for a, b in zip(left.sides, right.sides, strict=True))
         )
+    if solved(left) != solved(right):
+        return False  # 2x = 10 repeats a problem; x = 5 answers it
     operator = left.operators[0]
     if STRICTER.get(operator) is None or STRICTER.get(operator) != STRICTER.get(right.operators[0]):
         return False
@@ -34,13 +47,12 @@ def same_equation(left: Relation, right: Relation) -> bool:
     return same_solutions(first, second)
 
 
-def solutions(equation: Relation) -> tuple[Node, ...] | None:
-    """The real or complex roots of an equation in one variable, None if they cannot be found."""
-    if equation.operators != ("=",) or len(free_symbols(equation)) != 1:
-        return None
-    from rewards.algebra import roots
-
-    return roots(_zero_form(equation))
+def solved(relation: Relation) -> bool:
+    """Whether one side is a variable alone and the other a constant."""
+    left, right = relation.sides
+    return (isinstance(left, Symbol) and not free_symbols(right)) or (
+        isinstance(right, Symbol) and not free_symbols(left)
+    )
 
 
 def _zero_form(relation: Relation) -> Node:
@@ -94,6 +106,3 @@ def _sign_of_ratio(first: Node, second: Node, symbols: list[str]) -> int | None:
         if a and b:
             return 1 if (a > 0) == (b > 0) else -1
     return None
-
-
-__all__ = ["rational", "same_equation", "solutions"]

@@ -1,21 +1,18 @@
 """Sets of real numbers: intervals, unions, inequalities in one variable, and their equality."""
 
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import reduce
 from typing import Any
 
 from mpmath import mp
 
 from rewards.amounts import same_expression
-from rewards.exact import NotRational, rational
 from rewards.numeric import Undefined, real_value
 from rewards.syntax_tree import (
     Apply,
     Bracketed,
     Listing,
     Node,
-    Number,
     Power,
     Product,
     Relation,
@@ -180,7 +177,8 @@ def _intersection(left: RealSet, right: RealSet) -> RealSet:
 
 
 def _solve(relation: Relation) -> RealSet:
-    """The solutions of a chain of comparisons in one real variable."""
+    """The set that a chain of comparisons states, such as 1 < x <= 2. What is not solved states none: repeating the
+    problem is no answer."""
     names = free_symbols(relation)
     if len(names) != 1:
         raise Unreadable("not an inequality in one variable")
@@ -195,19 +193,11 @@ def _solve(relation: Relation) -> RealSet:
 
 
 def _solve_one(left: Node, operator: str, right: Node, name: str) -> RealSet:
-    if not free_symbols(left):
+    if right == Symbol(name) and not free_symbols(left):
         left, operator, right = right, FLIPPED[operator], left
-    if left == Symbol(name) and not free_symbols(right):
-        return _half_line(operator, right)
-    line = _linear(Sum((left, negative(right))), name)
-    if line is None:
-        from rewards.algebra import solve_inequality
-
-        return solve_inequality(left, operator, right, name)
-    slope, intercept = line
-    if slope == 0:
-        raise Unreadable("an inequality without its variable")
-    return _half_line(operator if slope > 0 else FLIPPED[operator], Number(-intercept / slope))
+    if left != Symbol(name) or free_symbols(right):
+        raise Unreadable("an inequality that is not solved")
+    return _half_line(operator, right)
 
 
 def _half_line(operator: str, bound: Node) -> RealSet:
@@ -219,27 +209,6 @@ def _half_line(operator: str, bound: Node) -> RealSet:
     if operator in (">", ">="):
         return RealSet((_interval(bound, operator == ">=", INFINITY, False),))
     return RealSet((_interval(MINUS_INFINITY, False, bound, operator == "<="),))
-
-
-def _linear(node: Node, name: str) -> tuple[Fraction, Fraction] | None:
-    """Slope and intercept of a linear polynomial with rational coefficients, else None."""
-    try:
-        values = [rational(substitute(node, name, Number(Fraction(point)))) for point in (0, 1, 2, 5, -7)]
-    except (NotRational, ZeroDivisionError):
-        return None
-    intercept, slope = values[0], values[1] - values[0]
-    points = (2, 5, -7)
-    if any(intercept + slope * point != value for point, value in zip(points, values[2:], strict=True)):
-        return None
-    return (slope, intercept) if _polynomial(node, name) else None
-
-
-def _polynomial(node: Node, name: str) -> bool:
-    """Whether the variable stands only in sums and products (so that five points decide about a line)."""
-    match node:
-        case Sum(parts) | Product(parts):
-            return all(_polynomial(part, name) for part in parts)
-    return isinstance(node, Symbol) or name not in free_symbols(node)
 
 
 def substitute(node: Node, name: str, value: Node) -> Node:
