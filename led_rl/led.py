@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 EPS = 1e-6
+TIE = 1e-12  # nats
 
 
 class LEDDistribution(NamedTuple):
@@ -79,8 +80,10 @@ def row_temperature(temperature: float | Tensor, rows: int, like: Tensor) -> Ten
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be finite and >= 0, got {temperature}")
         return like.new_full((rows,), temperature)
-    if temperature.numel() != 1 and temperature.shape != (rows,):
+    if temperature.shape not in ((), (1,), (rows,)):
         raise ValueError(f"temperature must be a scalar or ({rows},), got shape {tuple(temperature.shape)}")
+    if not bool(((temperature >= 0) & temperature.isfinite()).all()):
+        raise ValueError(f"temperature must be finite and >= 0, got {temperature.tolist()}")
     return temperature.to(like).expand(rows)
 
 
@@ -104,7 +107,8 @@ def combine(
         greedy: (rows,) True where a row takes each branch's argmax.
         exploit: False, or False in a (rows,) tensor, draws from `explore` alone.
 
-    Sums run in float64: they are tiny (rows x depth x k), and exact ties between depths stay exact.
+    Sums run in float64: they are tiny (rows x depth x k). Entropies that differ by less than TIE are a tie: layers that
+    agree exactly would otherwise be told apart by rounding.
     """
     dtype = posteriors.dtype
     floored = posteriors.double().clamp_min(eps) * allowed[:, None]  # (rows, depth, k)
@@ -114,7 +118,7 @@ def combine(
     if depth is not None:
         unused = torch.arange(entropies.shape[1], device=entropies.device) >= depth[:, None]
         entropies = entropies.masked_fill(unused, -1.0)
-    chosen = entropies.argmax(dim=1)  # (rows,) first maximum
+    chosen = (entropies >= entropies.amax(1, keepdim=True) - TIE).int().argmax(dim=1)  # (rows,) first maximum
 
     b = aggregates[:, 0]  # (rows, k)
     q = aggregates.gather(1, chosen[:, None, None].expand(-1, 1, aggregates.shape[-1])).squeeze(1)
