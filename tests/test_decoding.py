@@ -1,0 +1,134 @@
+"""Decoding parameters survive the trip through a request, and every wrong one is refused by name."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from led_rl.decoding import DECODINGS, DecodingError, DecodingParams
+
+KEYS = (
+    "led_decoding",
+    "led_depth",
+    "led_k",
+    "led_latent_layers",
+    "led_latent_norm",
+    "led_exploit",
+    "led_think_only",
+    "led_think_start",
+)
+parameters = st.builds(
+    DecodingParams,
+    decoding=st.sampled_from([name for name in DECODINGS if name != "standard"]),
+    depth=st.integers(1, 99),
+    k=st.integers(1, 10**6),
+    latent_layers=st.none() | st.lists(st.integers(0, 99), unique=True).map(tuple),
+    latent_norm=st.booleans(),
+    exploit=st.booleans(),
+    think_only=st.booleans(),
+    think_start=st.sampled_from(["prompt", "marker"]),
+)
+
+
+@settings(deadline=None)
+@given(parameters)
+def test_what_travels_with_a_request_comes_back_the_same(params):
+    extra_args = params.to_extra_args()
+    assert set(extra_args) <= set(KEYS)
+    assert DecodingParams.from_extra_args(extra_args) == params
+    over_http = json.loads(json.dumps(extra_args))
+    assert DecodingParams.from_extra_args(over_http) == params
+    assert all(isinstance(value, bool | int | str | list) for value in extra_args.values())  # flat: vllm_xargs
+
+
+@settings(deadline=None)
+@given(parameters)
+def test_keys_of_others_are_left_alone(params):
+    mixed = {"tag": 7, "ledger": "x", **params.to_extra_args(), "": None}
+    assert DecodingParams.from_extra_args(mixed) == params
+
+
+def test_standard_decoding_leaves_no_trace_in_the_request():
+    assert DecodingParams("standard", depth=3).to_extra_args() == {}
+    for nothing in (None, {}, {"led": False}, {"led": 0}, {"other": 1}):
+        assert DecodingParams.from_extra_args(nothing) == DecodingParams()
+        assert DecodingParams.from_extra_args(nothing).is_standard
+
+
+def test_the_defaults_are_the_paper_s():
+    params = DecodingParams.from_extra_args({"led": True})
+    assert params == DecodingParams("led", 8, 8, None, False, True, True, "prompt")
+    assert DecodingParams("led").to_extra_args() == {"led_decoding": "led"}
+
+
+def test_led_is_short_for_its_decoding_and_flags_may_be_numbers():
+    assert DecodingParams.from_extra_args({"led": 1, "led_exploit": 0}) == DecodingParams("led", exploit=False)
+    assert DecodingParams.from_extra_args({"led_decoding": "top_k_control", "led_k": 5}).k == 5
+    assert DecodingParams.from_extra_args({"led": 1, "led_latent_layers": [3, 1]}).latent_layers == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("extra_args", "named", "given", "allowed"),
+    [
+        ({"led": 1, "led_depht": 4}, "led_depht", "led_depht", "led_depth"),
+        ({"led": 1, "led_": 4}, "led_", "led_", "led_think_start"),
+        ({"led": "yes"}, "led", "yes", "true or false"),
+        ({"led_decoding": "dola"}, "led_decoding", "dola", "standard, led, top_k_control"),
+        ({"led_decoding": ["led"]}, "led_decoding", "['led']", "standard, led, top_k_control"),
+        ({"led": 1, "led_think_start": "now"}, "led_think_start", "now", "prompt, marker"),
+        ({"led": 1, "led_depth": 0}, "led_depth", "0", "integer >= 1"),
+        ({"led": 1, "led_depth": 2.0}, "led_depth", "2.0", "integer >= 1"),
+        ({"led": 1, "led_depth": True}, "led_depth", "True", "integer >= 1"),
+        ({"led": 1, "led_depth": None}, "led_depth", "None", "integer >= 1"),
+        ({"led": 1, "led_k": -8}, "led_k", "-8", "integer >= 1"),
+        ({"led": 1, "led_k": "8"}, "led_k", "'8'", "integer >= 1"),
+        ({"led": 1, "led_latent_norm": "true"}, "led_latent_norm", "'true'", "true or false"),
+        ({"led": 1, "led_exploit": 2}, "led_exploit", "2", "true or false"),
+        ({"led": 1, "led_think_only": None}, "led_think_only", "None", "true or false"),
+        ({"led": 1, "led_latent_layers": 3}, "led_latent_layers", "3", "list of integers"),
+        ({"led": 1, "led_latent_layers": "3,2"}, "led_latent_layers", "'3,2'", "list of integers"),
+        ({"led": 1, "led_latent_layers": [3, -1]}, "led_latent_layers", "-1", "integer >= 0"),
+        ({"led": 1, "led_latent_layers": [3, 3]}, "led_latent_layers", "[3, 3]", "not repeat"),
+        ({"led_k": 4}, "led_k", "led_k", "led: true or led_decoding"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_what_was_given_and_what_is_allowed(extra_args, named, given, allowed):
+    with pytest.raises(DecodingError) as error:
+        DecodingParams.from_extra_args(extra_args)
+    for part in (named, given, allowed):
+        assert part in str(error.value)
+
+
+def test_parameters_cannot_change_after_they_were_checked():
+    with pytest.raises(AttributeError):
+        DecodingParams().depth = 0
+
+
+@pytest.mark.parametrize(
+    ("params", "layers"),
+    [
+        (DecodingParams("led", depth=4), (11, 10, 9)),  # the paper's: from the penultimate state down
+        (DecodingParams("led", depth=1), ()),
+        (DecodingParams("led", depth=12), tuple(range(11, 0, -1))),
+        (DecodingParams("led", latent_layers=[10, 9, 8]), (10, 9, 8)),  # the reference code's, which skips 11
+        (DecodingParams("led", depth=99, latent_layers=[2, 7, 0]), (2, 7, 0)),  # in the order given
+        (DecodingParams("standard", depth=99), ()),
+        (DecodingParams("top_k_control", depth=99), ()),
+    ],
+)
+def test_latent_layers_of_a_model_of_twelve(params, layers):
+    assert params.layers(12) == layers
+
+
+@pytest.mark.parametrize(
+    ("params", "parts"),
+    [
+        (DecodingParams("led", depth=13), ("led_depth=13", "12", "1 to 12")),
+        (DecodingParams("led", latent_layers=[11, 12, 20]), ("led_latent_layers", "[12, 20]", "0 to 11")),
+    ],
+)
+def test_layers_that_the_model_lacks_are_refused(params, parts):
+    with pytest.raises(DecodingError) as error:
+        params.layers(12)
+    assert all(part in str(error.value) for part in parts)
