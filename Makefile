@@ -30,7 +30,7 @@ $(INSTALLED): $(LOCK) pyproject.toml
 	@touch $@
 
 lock: $(INSTALLED)
-	$(BIN)/pip freeze --exclude-editable | grep -v -E '^(torch|pip|led-rl)(==| @)' > $(LOCK)
+	$(BIN)/pip freeze --all --exclude-editable | grep -v -E '^(torch|pip|led-rl)(==| @)' > $(LOCK)
 
 clean:
 	rm -rf runs

@@ -79,6 +79,10 @@ class Recipe:
     training: LEDGRPOConfig
     model: ModelConfig
 
+    @property
+    def output_dir(self) -> Path:
+        return Path(str(self.training.output_dir))
+
 
 CONFIGS = (RunConfig, LEDGRPOConfig, ModelConfig)
 
@@ -102,16 +106,14 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     for key in PATH_KEYS:
         if isinstance(values.get(key), str):
             values[key] = _resolve(path, key, values[key])
-    built = []
-    for config in CONFIGS:
-        own = {key: value for key, value in values.items() if fields[key][0] is config}
+
+    def build(config: type) -> Any:
         try:
-            built.append(config(**own))
-        except RecipeError:
-            raise
+            return config(**{key: value for key, value in values.items() if fields[key][0] is config})
         except (ValueError, TypeError) as error:
             raise RecipeError(f"{path}: {error}") from error
-    recipe = Recipe(path, values, *built)
+
+    recipe = Recipe(path, values, *map(build, CONFIGS))
     if not recipe.model.model_name_or_path:
         raise RecipeError(f"{path}: model_name_or_path is missing: give a hub id or a checkpoint folder")
     return recipe

@@ -7,15 +7,15 @@ The last marker in the prompt decides how generation starts: `<think>` thinks fr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 START, END = "<think>", "</think>"
 
 
 class Tokenizer(Protocol):
-    def convert_tokens_to_ids(self, tokens: str) -> int | None: ...
+    def convert_tokens_to_ids(self, tokens: str) -> Any: ...
 
-    def convert_ids_to_tokens(self, ids: int) -> str: ...
+    def convert_ids_to_tokens(self, ids: list[int]) -> Any: ...
 
 
 class MissingMarkersError(ValueError):
@@ -35,7 +35,7 @@ class ThinkMarkers:
         ids = []
         for marker in (start, end):
             token = tokenizer.convert_tokens_to_ids(marker)
-            if token is None or tokenizer.convert_ids_to_tokens(token) != marker:  # unknown tokens map to <unk>
+            if token is None or tokenizer.convert_ids_to_tokens([token]) != [marker]:  # unknown tokens map to <unk>
                 raise MissingMarkersError(
                     f"the tokenizer has no token {marker!r}: decoding by thinking phase needs a reasoning model whose "
                     f"tokenizer holds {start!r} and {end!r} as single tokens"

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recipe = load_recipe(arguments)
         if is_finished(recipe):
-            print(f"{recipe.training.output_dir} holds the finished run of this recipe; nothing to do")
+            print(f"{recipe.output_dir} holds the finished run of this recipe; nothing to do")
             return 0
         checkpoint = last_checkpoint(recipe)
         checked = check_recipe(recipe)
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{recipe.path}: sound; stopping before training, as check_only asks")
         return 0
     if trainer.accelerator.is_main_process:
-        record = Path(recipe.training.output_dir) / RECORD
+        record = recipe.output_dir / RECORD
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(recipe.values, indent=2, default=str))
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -85,14 +85,15 @@ def build_trainer(recipe: "Recipe", checked: Any) -> "LEDGRPOTrainer":
     training, model = recipe.training, recipe.model
     if recipe.run.wandb_mode:
         os.environ["WANDB_MODE"] = recipe.run.wandb_mode
-    os.environ.setdefault("WANDB_DIR", training.output_dir)
-    Path(training.output_dir).mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("WANDB_DIR", str(recipe.output_dir))
+    recipe.output_dir.mkdir(parents=True, exist_ok=True)
     training.reward_weights = [float(reward.get("weight", 1.0)) for reward in recipe.run.rewards]
     training.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype or "float32",
-    } | (training.model_init_kwargs or {})
+        **dict(training.model_init_kwargs or {}),  # type: ignore[arg-type]
+    }
     trainer = LEDGRPOTrainer(
         model=model.model_name_or_path,
         reward_funcs=checked.rewards,
@@ -111,7 +112,7 @@ def build_trainer(recipe: "Recipe", checked: Any) -> "LEDGRPOTrainer":
 
 def is_finished(recipe: "Recipe") -> bool:
     """Whether the output folder holds a finished run of this very recipe."""
-    state = Path(recipe.training.output_dir) / "trainer_state.json"
+    state = recipe.output_dir / "trainer_state.json"
     if recipe.run.resume == "never" or not state.is_file():
         return False
     _refuse_other_recipe(recipe)
@@ -124,8 +125,7 @@ def last_checkpoint(recipe: "Recipe") -> str | None:
     """The last whole checkpoint: `trainer_state.json` is written last, so a folder without one was cut short."""
     if recipe.run.resume == "never":
         return None
-    folder = Path(recipe.training.output_dir)
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    whole = [path.parent for path in recipe.output_dir.glob("checkpoint-*/trainer_state.json")]
     if not whole:
         return None
     _refuse_other_recipe(recipe)
@@ -137,7 +137,7 @@ def last_checkpoint(recipe: "Recipe") -> str | None:
 def _refuse_other_recipe(recipe: "Recipe") -> None:
     from led_rl.recipe import RecipeError
 
-    record = Path(recipe.training.output_dir) / RECORD
+    record = recipe.output_dir / RECORD
     if not record.is_file():
         return
     before, now = json.loads(record.read_text()), json.loads(json.dumps(recipe.values, default=str))
@@ -145,7 +145,7 @@ def _refuse_other_recipe(recipe: "Recipe") -> None:
     if changed:
         differences = "; ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed)
         raise RecipeError(
-            f"{recipe.path}: {recipe.training.output_dir} holds a run of other settings ({differences}). "
+            f"{recipe.path}: {recipe.output_dir} holds a run of other settings ({differences}). "
             "Give another output_dir, or --resume never to start over"
         )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -113,6 +114,7 @@ class LEDGRPOTrainer(GRPOTrainer):
     """
 
     args: LEDGRPOConfig
+    vllm_generation: LEDVLLMGeneration
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: LEDGRPOConfig | None = None, **kwargs: Any):
         args = args or LEDGRPOConfig("led-grpo")
@@ -122,7 +124,7 @@ class LEDGRPOTrainer(GRPOTrainer):
         options = EngineOptions()
         if not self.decoding.is_standard:
             key = "extra_args" if args.vllm_mode == "colocate" else "vllm_xargs"
-            generation_kwargs = dict(args.generation_kwargs or {})
+            generation_kwargs: dict[str, Any] = dict(args.generation_kwargs or {})  # type: ignore[arg-type]
             requested = {**generation_kwargs.get(key, {}), **self.decoding.to_extra_args()}
             args.generation_kwargs = {**generation_kwargs, key: requested}
             options = EngineOptions(self.decoding.depth, self.decoding.latent_layers)
@@ -134,7 +136,7 @@ class LEDGRPOTrainer(GRPOTrainer):
         )
         with rollouts_by(make_rollouts):
             super().__init__(model, reward_funcs, args, **kwargs)
-        self.markers = check_decoding(self.decoding, self.model.config, self._tokenizer)
+        self.markers = check_decoding(self.decoding, self._model.config, self._tokenizer)
         self.add_callback(_StepClock(self))
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
@@ -192,8 +194,12 @@ class LEDGRPOTrainer(GRPOTrainer):
             self._append("rollout/tokens_per_second", self._rollout_tokens / slowest[0])
         self._rollout_tokens = 0
 
+    @property
+    def _model(self) -> Any:
+        return self.model  # transformers types it as optional
+
     def _append(self, name: str, value: float) -> None:
-        self._metrics["train" if self.model.training else "eval"][name].append(value)
+        self._metrics["train" if self._model.training else "eval"][name].append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
@@ -202,8 +208,8 @@ class LEDGRPOTrainer(GRPOTrainer):
             import wandb
 
             if wandb.run is not None:
-                edges = [j - 0.5 for j in range(len(depths) + 1)]
-                wandb.log({"led/depth": wandb.Histogram(np_histogram=(depths, edges))}, commit=False)
+                histogram = (np.array(depths), np.arange(len(depths) + 1) - 0.5)
+                wandb.log({"led/depth": wandb.Histogram(np_histogram=histogram)}, commit=False)
 
 
 class _StepClock(TrainerCallback):

@@ -31,6 +31,6 @@ def keep_weights_replaceable() -> None:
     from vllm.model_executor.layers import utils
 
     def read_live_weight(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear
+        layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
 
     utils.dispatch_cpu_unquantized_gemm = read_live_weight

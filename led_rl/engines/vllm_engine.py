@@ -74,7 +74,7 @@ class VLLMEngine:
         with engine_environment(EngineOptions(depth)):
             from vllm import LLM
 
-            self.llm = LLM(
+            self.llm: Any = LLM(
                 model=model,
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
@@ -107,7 +107,7 @@ class VLLMEngine:
             for j in range(sampling.n)
         ]
         inputs = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts for _ in range(sampling.n)]
-        outputs = self.llm.generate(inputs, requests, use_tqdm=False)
+        outputs: list[Any] = self.llm.generate(inputs, requests, use_tqdm=False)
         unmarked = decoding.think_start == "prompt"
         completions = []
         for output in outputs:
@@ -126,7 +126,7 @@ class VLLMEngine:
         config = runner.model_config
         before, config.model = config.model, checkpoint
         try:
-            loader = get_model_loader(runner.load_config)
+            loader: Any = get_model_loader(runner.load_config)
             runner.model.load_weights(loader.get_all_weights(config, runner.model))
         finally:
             config.model = before

@@ -52,7 +52,7 @@ def _install_sampler() -> None:
 
     if vllm_v1.LEDBatch not in logits_processor.BUILTIN_LOGITS_PROCESSORS:
         logits_processor.BUILTIN_LOGITS_PROCESSORS.append(vllm_v1.LEDBatch)
-        Sampler.sample = vllm_v1.sample_with_led(Sampler.sample)
+        Sampler.sample = vllm_v1.sample_with_led(Sampler.sample)  # type: ignore[method-assign]
 
 
 def _check_requests_at_submission() -> None:
@@ -80,5 +80,5 @@ def _check_requests_at_submission() -> None:
             check_request(params, self.led_options, self.vllm_config, self.tokenizer)
 
     _validate_params.led_rl = True  # type: ignore[attr-defined]
-    InputProcessor.__init__ = __init__
-    InputProcessor._validate_params = _validate_params
+    InputProcessor.__init__ = __init__  # type: ignore[method-assign]
+    InputProcessor._validate_params = _validate_params  # type: ignore[method-assign]

@@ -60,7 +60,7 @@ class LEDBatch(LogitsProcessor):
                     raise RuntimeError("LED follows the thinking phase by token ids: prompt embeddings do not work")
                 slot = self.slots.admit(decoding, self.markers, [*prompt, *output])
                 self.slot_of_row[row] = slot
-                self.extra_args[slot] = params.extra_args
+                self.extra_args[slot] = params.extra_args or {}
         for source, target, direction in batch_update.moved:
             moved, displaced = self.slot_of_row.pop(source, None), self.slot_of_row.pop(target, None)
             if moved is not None:
