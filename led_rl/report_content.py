@@ -131,6 +131,7 @@ def _comparisons(report: Report) -> Iterator[Finding]:
             groups.setdefault((row.arm, "same weights"), []).append(row)
         elif row.compares == "checkpoints":
             groups.setdefault((row.checkpoint, "same decoding"), []).append(row)
+    looked_at = 0
     for (pair, shared), rows in groups.items():
         n = " to ".join(map(str, sorted({min(row.problems for row in rows), max(row.problems for row in rows)})))
         metrics = [metric for metric in metrics_of(rows) if metric.name.startswith("pass@")]
@@ -138,6 +139,12 @@ def _comparisons(report: Report) -> Iterator[Finding]:
             metrics.append(Metric("tokens_per_s", "speed", "tokens/s"))
         details = tuple(f"{metric.label}: {_by_verdict(rows, metric)}." for metric in metrics)
         yield Finding(f"{pair.replace(MINUS, ' against ')}: {shared}, same n = {n} problems.", details)
+        looked_at += len(metrics) * len(rows)
+    if looked_at > 1:
+        yield Finding(
+            f"These are {looked_at} differences: by chance alone, about one 95 % interval in twenty excludes 0 where "
+            "nothing differs."
+        )
 
 
 def _by_verdict(rows: Sequence[SummaryRow], metric: Metric) -> str:

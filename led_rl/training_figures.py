@@ -68,7 +68,8 @@ def time_figure(histories: Histories) -> Figure:
             say(axes, "not logged: " + ", ".join(TIMES))
             continue
         steps = np.array(sorted(set().union(*logged.values())))
-        width = np.diff(steps).min() if len(steps) > 1 else 1.0
+        spacing = np.diff(steps).min() if len(steps) > 1 else 1.0
+        width = spacing * (0.7 if len(steps) < 30 else 1.0)
         bottom = np.zeros(len(steps))
         for key, by_step in logged.items():
             name, shade = TIMES[key]
