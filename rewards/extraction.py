@@ -121,6 +121,10 @@ def _bare(text: str) -> str | None:
     if not line or "\n" in line or len(line) > 500:
         return None
     prose = re.sub(r"\\[A-Za-z]+", " ", line)
+    if re.search(
+        r"\b(?:answers?|is|are|was|not|isn't|equals|so|thus|therefore|hence|think|maybe|because)\b", prose, re.I
+    ):
+        return None
     return line if len(re.findall(r"[A-Za-z]{3,}", prose)) <= 3 else None
 
 
