@@ -94,7 +94,7 @@ def grade_file(source: Path, target: Path, reward: MathAnswer, overwrite: bool =
     try:
         with (
             source.open("rb") as reading,
-            target.open("wb" if overwrite or not target.exists() else "r+b") as writing,
+            target.open("w+b" if overwrite or not target.exists() else "r+b") as writing,
             tqdm(total=source.stat().st_size, unit="B", unit_scale=True, desc="grading", disable=None) as bar,
         ):
             rows = _rows(reading, counts, bar)

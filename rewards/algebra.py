@@ -32,7 +32,9 @@ def library(name: str) -> Any:
 
     if name not in _imported:
         before_import(IMPORT_ALLOWANCE)
-        importlib.import_module(name)
+        imported = importlib.import_module(name)
+        if name == "math_verify":
+            imported.parse("$x$", parsing_timeout=None)  # the first use builds its parser
         before_import(0.0)
         _imported.add(name)
     return importlib.import_module(name)

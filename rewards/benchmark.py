@@ -1,7 +1,8 @@
-"""`led-rl benchmark-grader`: accuracy, time and safety of math_answer, beside math-verify called the way TRL calls it."""
+"""`led-rl benchmark-grader`: accuracy, time and safety of math_answer, beside math-verify called as TRL calls it."""
 
 import argparse
 import json
+import math
 import os
 import random
 import resource
@@ -102,21 +103,21 @@ def report(name: str, cases: list[Case], results: list[tuple[bool | None, float]
     false_negatives = [case for case, verdict, _ in ordinary if not verdict and case.correct]
     hostile = [seconds for case, _, seconds in judged if case.correct is None]
     accuracy = 1 - (len(false_positives) + len(false_negatives)) / len(ordinary)
-    ordinary_p50 = quantile([seconds for _, _, seconds in ordinary], 0.5)
-    p99 = quantile([seconds for _, _, seconds in judged], 0.99)
+    usual, everything = [seconds for _, _, seconds in ordinary], [seconds for _, _, seconds in judged]
+    p50, p99 = quantile(usual, 0.5), quantile(everything, 0.99)
     print(f"{name}:")
     print(f"  accuracy {accuracy:.4f} (n = {len(ordinary)}), {len(false_positives)} false positives, "
           f"{len(false_negatives)} false negatives")  # fmt: skip
-    print(f"  ordinary p50 {ordinary_p50 * 1e3:.2f} ms, p99 {quantile([s for _, _, s in ordinary], 0.99) * 1e3:.2f} ms; "
-          f"with hostile ones p50 {quantile([s for _, _, s in judged], 0.5) * 1e3:.2f} ms, p99 {p99 * 1e3:.1f} ms; "
-          f"slowest hostile {max(hostile):.2f} s; total {sum(s for _, _, s in judged):.1f} s")  # fmt: skip
-    return accuracy >= 0.99 and not false_positives and ordinary_p50 <= 0.005 and p99 <= 0.3 and max(hostile) <= 1.0
+    print(f"  ordinary: p50 {p50 * 1e3:.2f} ms, p99 {quantile(usual, 0.99) * 1e3:.1f} ms")
+    print(f"  with hostile ones: p50 {quantile(everything, 0.5) * 1e3:.2f} ms, p99 {p99 * 1e3:.1f} ms")
+    print(f"  slowest hostile {max(hostile):.2f} s; all together {sum(everything):.1f} s")
+    return accuracy >= 0.99 and not false_positives and p50 <= 0.005 and p99 <= 0.3 and max(hostile) <= 1.0
 
 
 def quantile(values: list[float], share: float) -> float:
     """The smallest value that at least `share` of the values do not exceed."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def leak_check(cases: list[Case], answers: int) -> bool:
@@ -167,7 +168,7 @@ def _resident(pid: int) -> int:
 
 
 def _library_worker() -> int:
-    """Answers the pool's jobs with math-verify called as TRL's accuracy_reward does: the gold is parsed as it stands."""
+    """Answers the pool's jobs with math-verify called as TRL's accuracy_reward does, the gold parsed as it stands."""
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
 

@@ -5,6 +5,7 @@ import re
 LONGEST_ANSWER = 2_000  # characters of one answer
 MOST_BOXES = 200
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _JOINED = re.compile(r"(?:[\s,;$.]|\\[,;:! ()\[\]]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|&|\*|~)*")
 _HAS_JOINT = re.compile(r",|;|\b(?:and|or)\b")
 _ANSWER_IS = re.compile(
@@ -16,6 +17,9 @@ _NEGATION = re.compile(
     r"^(?:not\b|n't\b|never\b|neither\b|no\b\s+longer|unlikely\b|wrong\b|incorrect\b|unknown\b)", re.I
 )
 _NEGATED_BEFORE = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bif|\bwhether)\b[^.\n]{0,30}$", re.IGNORECASE)
+_SENTENCE = re.compile(
+    r"\b(?:answers?|is|are|was|not|isn't|equals|so|thus|therefore|hence|think|maybe|because)\b", re.IGNORECASE
+)
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
 
@@ -81,19 +85,13 @@ def _box_spans(text: str) -> list[tuple[int, int, str]]:
 def _braced(text: str, start: int) -> tuple[int, str]:
     """End and content of the group that opens at `start`; an unclosed one ends with its line or formula."""
     depth = 0
-    position = start
-    while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 2
-            continue
-        if character == "{":
+    for match in _BRACE.finditer(text, start):
+        if match.group() == "{":
             depth += 1
-        elif character == "}":
+        elif match.group() == "}":
             depth -= 1
             if depth == 0:
-                return position + 1, text[start + 1 : position]
-        position += 1
+                return match.end(), text[start + 1 : match.start()]
     tail = re.compile(r"(?<!\\)\$|\n|\\\]|\\\)").search(text, start)
     end = tail.start() if tail else len(text)
     return end, text[start + 1 : end].rstrip(" .")
