@@ -114,8 +114,8 @@ def ratio_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Sum of numerators / sum of denominators over units (tokens per second over chunks)."""
-    return _bootstrap(_rows(numerators, denominators), _ratio, level, resamples, seed)
+    """Sum of numerators / sum of denominators over units (tokens per second over chunks), none of them negative."""
+    return _clip(_bootstrap(_rows(numerators, denominators), _ratio, level, resamples, seed), 0.0, math.inf)
 
 
 def paired_difference(

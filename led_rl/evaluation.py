@@ -64,7 +64,7 @@ def evaluate(
     reward: Reward,
     output: str | Path,
     *,
-    chunk_size: int = 32,
+    chunk_size: int | None = None,
     correct_from: float = 1.0,
     keep_completions: int = 1,
     about: Mapping[str, Any] | None = None,
@@ -75,6 +75,8 @@ def evaluate(
     Args:
         engine: an engine, or a function that builds one and is called only if something is missing.
         checkpoints: label -> folder or hub id, all of one architecture: one engine runs them all.
+        chunk_size: problems at a time: what a killed run may lose, and the unit whose times are compared. By default
+            32, or as many as make 8 chunks of fewer problems.
         correct_from: a sample is correct if its reward is at least this.
         keep_completions: samples per problem whose token ids are recorded (for `led_rl.analysis`).
         about: further settings to record and to insist on, such as the reward's and the engine's name.
@@ -84,6 +86,7 @@ def evaluate(
     """
     if not (checkpoints and problems and arms):
         raise EvaluationError("an evaluation needs at least one checkpoint, one problem and one arm")
+    chunk_size = chunk_size or min(32, math.ceil(len(problems) / 8))
     prompts = [prompt_ids(tokenizer, problem.problem) for problem in problems]
     manifest = {
         "format": FORMAT,

@@ -50,7 +50,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--depth", type=_at_least_1, default=8, help="layers that LED reads, the final one included (%(default)s)")
     add("--k", type=_at_least_1, default=8, help="candidates of LED and of its control (%(default)s)")
     add("--limit", type=_at_least_1, help="only the first LIMIT problems")
-    add("--chunk", type=_at_least_1, default=32, help="problems at a time: the unit of resuming, timing (%(default)s)")
+    add("--chunk", type=_at_least_1, help="problems at a time, for resuming and timing (32, or fewer to make 8 chunks)")
     add("--correct-from", type=float, default=1.0, help="reward from which a sample is correct (%(default)s)")
     add("--seed", type=int, default=0, help="(%(default)s)")
     add("--engine", choices=("auto", "vllm", "transformers"), default="auto", help="auto: vllm where it is installed")

@@ -225,6 +225,7 @@ def test_sampled_sign_flips_approach_the_exact_answer():
 def test_ratio_is_of_sums_and_differences_subtract():
     estimate = ratio_interval([10, 30], [1, 9])
     assert estimate.value == 4
+    assert estimate.low == 0  # two units tell little, but never a negative speed
     difference = ratio_difference(([10, 30], [1, 9]), ([10, 20], [2, 8]))
     assert (difference.value, difference.n) == (1, 2)
 

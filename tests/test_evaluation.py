@@ -118,6 +118,12 @@ def test_records_hold_every_sample_of_every_problem(tmp_path):
     assert all(chunk["wall_s"] > 0 for chunk in chunks)
 
 
+def test_by_default_there_are_at_least_eight_chunks_to_time(tmp_path):
+    many = [Problem(str(i), str(i), {"answer": str(i)}) for i in range(50)]
+    records = run(tmp_path, problems=many, chunk_size=None, arms={"standard": ARMS["standard"]})
+    assert [record["problems"] for record in records if record["kind"] == "chunk"] == [7] * 7 + [1]
+
+
 def test_arms_rotate_and_chunks_have_their_own_seeds_shared_by_the_arms(tmp_path):
     engine = ScriptedEngine()
     run(tmp_path, engine)
@@ -143,7 +149,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(tmp_path,
 
 def test_a_killed_process_goes_on(tmp_path):
     whole = run(tmp_path / "whole")
-    script = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_evaluation as t; "
+    script = f"import sys; sys.path.append({os.path.dirname(__file__)!r}); import test_evaluation as t; "
     script += f"t.run({str(tmp_path / 'killed')!r}, t.ScriptedEngine(kill_at=6))"
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
