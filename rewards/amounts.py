@@ -175,10 +175,7 @@ def same_expression(a: Node, b: Node) -> bool:
         return exact_a == exact_b
     symbols = sorted(free_symbols(a) | free_symbols(b))
     if not symbols:
-        try:
-            return same_value(a, b)
-        except Undefined:
-            return False
+        return _same_or_undefined(a, b)
     try:
         return all(_same_residue(a, b, values) for values in _residues(symbols))
     except (NotRational, ZeroDivisionError):
@@ -213,6 +210,8 @@ def _decimal_states(decimal: Number, other: Node, exact: Fraction | None) -> boo
     """The documented rule: a decimal stands for a number that is no short decimal if that number, rounded to the stated
     places, is the decimal, and at least FEWEST_DIGITS significant digits (final zeros aside) are stated."""
     places = decimal.places or 0
+    if exact is None and not decimal.truncated and not free_symbols(other) and _same_or_undefined(decimal, other):
+        return True
     if exact is not None and (exact * 10**SHORT_DECIMAL).denominator == 1:
         return False  # equality was tested before
     digits = str(abs(int(decimal.value * Fraction(10) ** places))).strip("0")
@@ -233,6 +232,13 @@ def _decimal_states(decimal: Number, other: Node, exact: Fraction | None) -> boo
             outwards = distance if decimal.value >= 0 else -distance
             return bool(0 <= outwards < mp.mpf(step.numerator) / step.denominator)
         return bool(abs(distance) * 2 <= mp.mpf(step.numerator) / step.denominator)
+
+
+def _same_or_undefined(a: Node, b: Node) -> bool:
+    try:
+        return same_value(a, b)
+    except Undefined:
+        return False
 
 
 def _residues(symbols: list[str]) -> Iterator[dict[str, int]]:

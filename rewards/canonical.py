@@ -109,6 +109,8 @@ def _relation(node: Relation) -> Node:
         sides, operators = sides[1:], operators[1:]
     if not operators:
         return canonical(sides[0])
+    if operators == ["in"] and isinstance(sides[0], Bracketed):
+        return canonical(sides[1])  # (x, y) in {(1, 2), (2, 1)}
     if operators[0] == "in" and len(sides) == 2 and not isinstance(sides[1], Relation):
         return Relation((sides[0], canonical(sides[1])), ("in",))
     if all(operator == "=" for operator in operators):
@@ -149,7 +151,11 @@ def _is_name(node: Node, value: Node) -> bool:
 
 
 def _function_name(node: Node, value: Node) -> str | None:
-    """f(x), P(A), or a segment AB: names of a value that may be left out."""
+    """f(x), P(A), a segment AB, |S|, m + n: names of a value that may be left out."""
+    if isinstance(node, Apply) and node.function in ("abs", "norm") and isinstance(node.arguments[0], Symbol):
+        return node.function if not free_symbols(value) else None
+    if isinstance(node, Sum) and all(isinstance(term, Symbol) for term in node.terms) and not free_symbols(value):
+        return "sum"
     if isinstance(node, Product) and len(node.factors) == 2 and isinstance(node.factors[0], Symbol):
         name = node.factors[0].name
         second = node.factors[1]

@@ -164,7 +164,7 @@ class LatexReader(AtomReader):
             elif (text in DIVIDED and kind in ("sign", "command")) or (kind == "word" and text == "per"):
                 self.advance()
                 factors.append(reciprocal(self.signed(in_denominator=True)))
-            elif kind == "word" and text in ("squared", "cubed") and isinstance(factors[-1], Unit):
+            elif kind == "word" and text in ("squared", "cubed") and _is_unit(factors[-1]):
                 self.advance()
                 factors[-1] = Power(factors[-1], Number(Fraction(2 if text == "squared" else 3)))
             elif self.starts_factor():
@@ -239,6 +239,10 @@ class LatexReader(AtomReader):
                 and not (token.text == "(" and self.tokens[self.position + 1].text == "mod")
             )
         return token.kind == "command" and self.command_starts_atom(token.text)
+
+
+def _is_unit(node: Node) -> bool:
+    return isinstance(node, Unit) or (isinstance(node, Power) and isinstance(node.base, Unit))
 
 
 def _is_measure(node: Node) -> bool:

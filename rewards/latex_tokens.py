@@ -112,6 +112,8 @@ def _tokens(text: str, prose: bool, depth: int) -> list[Token]:
 
 
 def _letters(run: str, prose: bool, space: bool) -> list[Token]:
+    if prose and run in ("min", "sec"):
+        return [Token("word", run, True, space)]
     if run in FUNCTIONS:
         return [Token("function", run, prose, space)]
     if run in _NAMES:

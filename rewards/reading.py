@@ -132,6 +132,8 @@ def _only_words(text: str) -> bool:
     if not re.fullmatch(r"[^\W\d_]+(?:[\s'’-]+[^\W\d_]+)*", plain) or "\\" in plain:
         return False
     bare = "\\" not in text
+    if bare and re.fullmatch(r"[A-Z]{3,}", text):
+        return True  # HTH, ABC: letters in this order
     if bare and " " not in plain and (len(plain) < 3 or _variables(plain)) and plain not in ("no", "up"):
         return False
     if len(plain) == 1:

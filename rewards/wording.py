@@ -11,7 +11,7 @@ _TEXT_COMMAND = re.compile(
     r"(?=\{)"
 )
 _LEADING = re.compile(
-    r"^(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?answer\s*(?:is|:|=)?\s*:?\s+"
+    r"^(?:\\text\s*\{\s*)?(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?answer\s*(?:is|:|=)?\s*:?(?:\s*\}\s*|\s+)"
     r"|^(?:approximately|about|roughly|exactly|approx\.?|equal to|is|are)\s+|^\\approx\s*|^~\s*",
     re.IGNORECASE,
 )
