@@ -157,7 +157,7 @@ def test_the_grpo_recipes_are_the_paper_s_run():
     rollouts = gpus * settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
     assert rollouts == prompts * settings["num_generations"]
     assert settings["vllm_max_model_length"] > settings["max_completion_length"]
-    for key in ("led_latent_layers", "led_latent_norm", "led_exploit", "led_think_only"):
+    for key in ("led_latent_layers", "led_latent_norm", "led_exploit", "led_think_only", "entropy_coef"):
         assert key not in settings  # the paper's defaults
 
 
