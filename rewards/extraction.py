@@ -114,7 +114,7 @@ def _without_box(text: str, unboxed: str) -> str | None:
 
 
 def _bare(text: str) -> str | None:
-    """The whole text, when it is one line and no sentence: at most three words of prose."""
+    """The whole text, when it is one line and no sentence: at most two words beside a number, or three."""
     line = text.strip()
     if not line or "\n" in line or len(line) > 500:
         return None
@@ -123,7 +123,8 @@ def _bare(text: str) -> str | None:
         r"\b(?:answers?|is|are|was|not|isn't|equals|so|thus|therefore|hence|think|maybe|because)\b", prose, re.I
     ):
         return None
-    return line if len(re.findall(r"[A-Za-z]{3,}", prose)) <= 3 else None
+    most_words = 2 if re.search(r"\d", line) else 3
+    return line if len(re.findall(r"[A-Za-z]{2,}", prose)) <= most_words and line.count("$") <= 2 else None
 
 
 def _statement(text: str) -> str | None:

@@ -7,82 +7,32 @@ only its own job fails. Any thread may call `run`; a forked child gets a pool of
 
 import atexit
 import collections
-import json
 import logging
 import os
 import selectors
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
+from rewards.worker_process import MEMORY_EXIT, START_LIMIT, PoolError, Worker
+
+__all__ = ["PoolError", "WorkerPool", "close_shared_pools", "default_workers", "shared_pool"]
 LOG = logging.getLogger(__name__)
-START_LIMIT = 60.0  # seconds until a started worker must have reported for duty
-RESTARTS_IN_A_ROW = 20  # workers lost without one finished job in between: the machine is broken, not an answer
+CRASHES_IN_A_ROW = 50  # without one finished job in between: the machine is broken, not an answer
 
 
-class PoolError(RuntimeError):
-    """Worker processes cannot be started. Training must stop: without workers every reward would be wrong."""
+@dataclass
+class _Batch:
+    """One call of `run`: its jobs and results, the jobs still waiting, and the workers that are busy with it."""
 
-
-class Worker:
-    """One worker process and the JSON lines that go to and come from it."""
-
-    def __init__(self, memory_limit: int, time_limit: float, command: Sequence[str] | None = None) -> None:
-        package_root = str(Path(__file__).resolve().parent.parent)
-        environment = {
-            **{key: value for key, value in os.environ.items() if key not in ("PYTHONSTARTUP", "PYTHONINSPECT")},
-            "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")])),
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        default = [sys.executable, "-m", "rewards.worker", str(memory_limit), str(time_limit)]
-        try:
-            self.process = subprocess.Popen(
-                list(command or default),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-                bufsize=0,
-                start_new_session=True,  # Ctrl-C in the terminal is the caller's to handle
-            )
-        except OSError as error:
-            raise PoolError(f"cannot start a grading worker: {error}") from error
-        self.ready = False
-        self.deadline = time.monotonic() + START_LIMIT
-        self.job: int | None = None
-        self._received = b""
-
-    def send(self, job: int, message: dict[str, Any], limit: float) -> None:
-        """Raises OSError when the worker has died."""
-        self.job = job
-        self.deadline = time.monotonic() + limit
-        data = memoryview(json.dumps(message).encode() + b"\n")
-        while data:
-            data = data[os.write(self.process.stdin.fileno(), data) :]  # type: ignore[union-attr]
-
-    def receive(self) -> list[dict[str, Any]] | None:
-        """Whole messages that have arrived, after a selector reported some; None when the worker has died."""
-        chunk = os.read(self.process.stdout.fileno(), 1 << 16)  # type: ignore[union-attr]
-        if not chunk:
-            return None
-        *lines, self._received = (self._received + chunk).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def kill(self) -> str:
-        """End the process and free its pipes; returns what it wrote to stderr before it was ready."""
-        self.process.kill()
-        self.process.wait()
-        errors = ""
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if stream is self.process.stderr and not self.ready:
-                errors = stream.read().decode(errors="replace")  # type: ignore[union-attr]
-            stream.close()  # type: ignore[union-attr]
-        return errors.strip()
+    jobs: Sequence[dict[str, Any]]
+    results: list[dict[str, Any]]
+    waiting: collections.deque[int]
+    selector: selectors.BaseSelector
+    busy: set[Worker] = field(default_factory=set)
+    retried: set[int] = field(default_factory=set)
 
 
 class WorkerPool:
@@ -114,7 +64,7 @@ class WorkerPool:
         self._command = command
         self._free: list[Worker] = []
         self._alive: set[Worker] = set()
-        self._lost_in_a_row = 0
+        self._crashes_in_a_row = 0
         self._changed = threading.Condition()
         self._closed = False
         try:
@@ -131,27 +81,26 @@ class WorkerPool:
 
         Raises PoolError if workers can no longer be started.
         """
-        results: list[dict[str, Any]] = [{} for _ in jobs]
-        waiting = collections.deque(range(len(jobs)))
-        busy: set[Worker] = set()
-        try:
-            with selectors.DefaultSelector() as selector:
-                while waiting or busy:
-                    self._hand_out(jobs, waiting, busy, selector)
-                    if not waiting:
-                        self._let_go_unneeded(busy, selector)
+        with selectors.DefaultSelector() as selector:
+            batch = _Batch(jobs, [{} for _ in jobs], collections.deque(range(len(jobs))), selector)
+            try:
+                while batch.waiting or batch.busy:
+                    self._hand_out(batch)
+                    if not batch.waiting:
+                        self._let_go_unneeded(batch)
                     now = time.monotonic()
-                    patience = min((worker.deadline for worker in busy), default=now) - now
+                    patience = min((worker.deadline for worker in batch.busy), default=now) - now
                     for key, _ in selector.select(max(0.0, patience)):
-                        self._collect(key.data, jobs, results, busy, waiting, selector)
+                        self._collect(key.data, batch)
                     now = time.monotonic()
-                    for worker in [worker for worker in busy if worker.deadline < now]:
-                        self._fail(worker, "time limit", results, busy, waiting, selector)
-        finally:
-            for worker in busy:  # an interrupt: their answers belong to nobody
-                self._replace(worker)
+                    for worker in [worker for worker in batch.busy if worker.deadline < now]:
+                        if not worker.starved():
+                            self._fail(worker, "time limit", batch)
+            finally:
+                for worker in batch.busy:  # an interrupt: their answers belong to nobody
+                    self._replace(worker)
         self.counters["jobs"] += len(jobs)
-        return results
+        return batch.results
 
     def close(self) -> None:
         """Kill every worker. The pool cannot be used afterwards."""
@@ -164,11 +113,11 @@ class WorkerPool:
         for worker in workers:
             worker.kill()
 
-    def _hand_out(self, jobs: Any, waiting: Any, busy: set[Worker], selector: selectors.BaseSelector) -> None:
+    def _hand_out(self, batch: _Batch) -> None:
         """Give waiting jobs to free workers; wait for another thread's worker only if this one has none at work."""
-        while waiting:
+        while batch.waiting:
             with self._changed:
-                while not self._free and not busy and not self._closed:
+                while not self._free and not batch.busy and not self._closed:
                     self._changed.wait()
                 if self._closed:
                     raise PoolError("the worker pool is closed")
@@ -176,32 +125,34 @@ class WorkerPool:
                     return
                 worker = next((worker for worker in self._free if worker.ready), self._free[0])
                 self._free.remove(worker)
-            busy.add(worker)
-            selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
+            batch.busy.add(worker)
+            batch.selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
             worker.job = None
             if worker.ready:
-                self._send_next(worker, jobs, waiting)
+                self._send_next(worker, batch)
 
-    def _let_go_unneeded(self, busy: set[Worker], selector: selectors.BaseSelector) -> None:
+    def _release(self, worker: Worker, batch: _Batch) -> None:
+        batch.selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
+        batch.busy.discard(worker)
+
+    def _let_go_unneeded(self, batch: _Batch) -> None:
         """Workers that are still starting are not waited for once no job is left for them."""
-        for worker in [worker for worker in busy if worker.job is None]:
-            selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
-            busy.discard(worker)
+        for worker in [worker for worker in batch.busy if worker.job is None]:
+            self._release(worker, batch)
             self._give_back(worker)
 
-    def _send_next(self, worker: Worker, jobs: Any, waiting: Any) -> None:
-        index = waiting.popleft()
+    def _send_next(self, worker: Worker, batch: _Batch) -> None:
+        index = batch.waiting.popleft()
         try:
-            worker.send(index, jobs[index], self.time_limit)
+            worker.send(index, batch.jobs[index], self.time_limit)
         except OSError:  # it died idle: the end of its output shows next, and this job is not to blame
             worker.job = None
-            waiting.appendleft(index)
+            batch.waiting.appendleft(index)
 
-    def _collect(self, worker: Worker, jobs: Any, results: Any, busy: Any, waiting: Any, selector: Any) -> None:
+    def _collect(self, worker: Worker, batch: _Batch) -> None:
         messages = worker.receive()
         if messages is None:
-            reason = "memory limit" if worker.process.poll() == MEMORY_EXIT else "crash"
-            self._fail(worker, reason, results, busy, waiting, selector)
+            self._fail(worker, "memory limit" if worker.exit_status() == MEMORY_EXIT else "crash", batch)
             return
         for message in messages:
             if message.get("ready"):
@@ -211,21 +162,23 @@ class WorkerPool:
                 continue
             else:
                 assert worker.job is not None
-                results[worker.job] = message
+                batch.results[worker.job] = message
                 worker.job = None
-                self._lost_in_a_row = 0
-            if waiting:
-                self._send_next(worker, jobs, waiting)
+                self._crashes_in_a_row = 0
+            if batch.waiting:
+                self._send_next(worker, batch)
             else:
-                selector.unregister(worker.process.stdout)
-                busy.discard(worker)
+                self._release(worker, batch)
                 self._give_back(worker)
 
-    def _fail(self, worker: Worker, reason: str, results: Any, busy: Any, waiting: Any, selector: Any) -> None:
-        selector.unregister(worker.process.stdout)
-        busy.discard(worker)
-        if worker.job is not None:
-            results[worker.job] = {"failure": reason}
+    def _fail(self, worker: Worker, reason: str, batch: _Batch) -> None:
+        self._release(worker, batch)
+        self._crashes_in_a_row += reason == "crash"
+        if worker.job is not None and reason == "crash" and worker.job not in batch.retried:
+            batch.retried.add(worker.job)  # the system may have killed the worker: the job is to blame the second time
+            batch.waiting.appendleft(worker.job)
+        elif worker.job is not None:
+            batch.results[worker.job] = {"failure": reason}
             self.counters[reason] += 1
             LOG.warning("a grading worker was lost to one answer (%s) and is replaced", reason)
         self._replace(worker)
@@ -236,9 +189,8 @@ class WorkerPool:
             if self._closed:
                 return
             self._alive.discard(worker)
-            self._lost_in_a_row += 1
             self.counters["replaced"] += 1
-        if not worker.ready or self._lost_in_a_row > RESTARTS_IN_A_ROW * self.size:
+        if not worker.ready or self._crashes_in_a_row > CRASHES_IN_A_ROW:
             self.close()
             raise PoolError(f"grading workers cannot be started: {errors or 'they die at once'}")
         self._give_back(self._start_worker())
@@ -256,21 +208,16 @@ class WorkerPool:
         return worker
 
     def _await_ready(self, worker: Worker) -> None:
+        messages: list[dict[str, Any]] | None = []
         with selectors.DefaultSelector() as selector:
             selector.register(worker.process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
-            arrived = selector.select(START_LIMIT)
-        messages = worker.receive() if arrived else None
+            while messages == [] and selector.select(worker.deadline - time.monotonic()):
+                messages = worker.receive()
         if not messages or not messages[0].get("ready"):
-            raise PoolError(
-                f"a grading worker did not start within {START_LIMIT:.0f} s: "
-                f"{worker.kill() or 'it ended without a message'}"
-                if not arrived
-                else f"a grading worker ended while starting: {worker.kill() or 'no message'}"
-            )
+            what = f"was not ready within {START_LIMIT:.0f} s" if messages == [] else "ended while starting"
+            raise PoolError(f"a grading worker {what}: {worker.kill() or 'it left no message'}")
         worker.ready = True
 
-
-MEMORY_EXIT = 77  # exit status of a worker that ran into its memory cap
 
 _shared: dict[tuple[Any, ...], WorkerPool] = {}
 _shared_lock = threading.Lock()

@@ -1,0 +1,87 @@
+"""Golds: the data sets' verify against themselves, perturbed ones never do, bad ones are named."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from rewards import BadGold, check_golds
+from rewards.judge import gold_problem, grade
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+SETS = ("gsm8k_train", "gsm8k_test", "math500", "aime2024", "aime2025")
+
+
+def golds_of(name):
+    path = DATA / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return [json.loads(line)["answer"] for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def perturbed(gold):
+    """Answers that are clearly not the gold: other digits, the other sign, a root, base or denominator missing."""
+    for match in re.finditer(r"\d+", gold):
+        digits = match.group()
+        for other in (str(int(digits) + 1), digits + "7", str(int(digits) + 10)):
+            yield gold[: match.start()] + other + gold[match.end() :]
+    if re.search(r"\\sqrt\{?\d", gold) and r"\pm" not in gold:
+        yield re.sub(r"\\sqrt", "", gold, count=1)
+    if re.fullmatch(r"-?[\d.,]+", gold) and float(gold.replace(",", "")) != 0:
+        yield gold[1:] if gold.startswith("-") else "-" + gold
+        yield gold + r"\pi"
+        yield f"\\sqrt{{{gold}}}" if gold not in ("1", "0") else "2"
+    if re.match(r"\\frac\{\d+\}\{\d+\}$", gold):
+        yield "-" + gold
+        yield re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r"\\frac{\2}{\1}", gold)
+        yield re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r"\1", gold)
+    if r"\infty" in gold:
+        yield gold.replace("(", "[", 1) if gold.startswith("(2") else gold.replace(r"\infty", "100")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_gold_validates_and_verifies_against_itself(name):
+    golds = golds_of(name)
+    assert not [(gold, gold_problem(gold)) for gold in golds if gold_problem(gold)]
+    assert not [gold for gold in golds if not grade(f"so $\\boxed{{{gold}}}$.", gold).correct]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_perturbed_golds_never_verify(name):
+    golds = golds_of(name)
+    if len(golds) > 1_500:
+        golds = random.Random(0).sample(golds, 1_500)
+    accepted = [
+        (gold, other) for gold in golds for other in perturbed(gold) if grade(f"\\boxed{{{other}}}", gold).correct
+    ]
+    assert not accepted
+    assert sum(len(list(perturbed(gold))) for gold in golds) >= len(golds) * 3
+
+
+def test_bad_golds_are_listed_with_their_rows():
+    golds = ["1", "", None, "None", r"\frac{1}{", float("nan"), "east", 42, "   ", "nan", r"\boxed{}", "1+", "2 3", {}]
+    bad = check_golds(golds, workers=1)
+    assert [each.row for each in bad] == [1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13]
+    assert bad[0] == BadGold(1, "", "is empty")
+    assert bad[1].reason == "is missing"
+    assert bad[2].reason == "is 'none'"
+    assert bad[3].reason.startswith("cannot be read")
+
+
+def test_hostile_golds_are_refused_or_harmless():
+    bad = check_golds(["(" * 3_000 + "1" + ")" * 3_000, "9" * 100_000, "7"], workers=1)
+    assert [each.row for each in bad] == [0, 1]
+
+
+def test_golds_of_other_rewards():
+    assert [each.row for each in check_golds(["A", "(B)", "x y", None, ""], kind="choice_letter")] == [2, 3, 4]
+    with pytest.raises(ValueError, match="kind must be one of math, choice_letter, countdown"):
+        check_golds([], kind="essay")
+
+
+@pytest.mark.parametrize("gold", ["$42$", r"\boxed{42}", r"\(42\)", "#### 42", r"We get $\boxed{42}$.", "42.", " 42\n"])
+def test_golds_in_their_wrapping(gold):
+    assert grade(r"\boxed{42}", gold).correct
+    assert not grade(r"\boxed{41}", gold).correct
