@@ -123,8 +123,10 @@ def _bare(text: str) -> str | None:
         r"\b(?:answers?|is|are|was|not|isn't|equals|so|thus|therefore|hence|think|maybe|because)\b", prose, re.I
     ):
         return None
+    if "$" in line.strip("$.") and not re.match(r"\\?\$\s*\d", line):
+        return None  # words around a formula
     most_words = 2 if re.search(r"\d", line) else 3
-    return line if len(re.findall(r"[A-Za-z]{2,}", prose)) <= most_words and line.count("$") <= 2 else None
+    return line if len(re.findall(r"[A-Za-z]{2,}", prose)) <= most_words else None
 
 
 def _statement(text: str) -> str | None:

@@ -55,9 +55,10 @@ def test_statements_where_the_recipe_allows_them():
     assert load_reward("math_answer", workers=1, unboxed="formula")(["Well, $x=42$."], answer=["42"]) == [1.0]
 
 
-@pytest.mark.parametrize(
-    "gold", [None, "", "  ", "None", "nan", float("nan"), float("inf"), r"\frac{1}{", r"\boxed{}", "$$", [1], True]
-)
+UNUSABLE = [None, "", "  ", "None", "nan", float("nan"), float("inf"), r"\frac{1}{", r"\boxed{}", "$$", [1], True]
+
+
+@pytest.mark.parametrize("gold", UNUSABLE)
 def test_an_unusable_gold_gives_none_whatever_the_completion(reward, gold):
     assert reward([r"\boxed{1}", "None", "<think>", f"\\boxed{{{gold}}}"], answer=[gold] * 4) == [None] * 4
 

@@ -46,69 +46,14 @@ answers = st.one_of(
     st.builds(lambda a, b: f"\\begin{{pmatrix}} {a} \\\\ {b} \\end{{pmatrix}}", values, values),
     st.builds(lambda a: f"{a} \\text{{ cm}}", numerals),
 )
+PIECES = (
+    r"\frac \sqrt { } ( ) [ ] \{ \} ^ _ 1 23 . , x y e i \pi \infty \left( \right] + - * / ! = < \le \in \cup \pm "
+    r"\text{ \begin{pmatrix} \end{pmatrix} & \\ | \binom \sin \log \overline{ \% \$ ° 10 ^{ 9^{9^{9}} \int \sum $ : ;"
+)
 texts = st.one_of(
     st.text(max_size=60),
     st.lists(
-        st.sampled_from(
-            [
-                r"\frac",
-                r"\sqrt",
-                r"{",
-                r"}",
-                r"(",
-                r")",
-                r"[",
-                r"]",
-                r"\{",
-                r"\}",
-                r"^",
-                r"_",
-                r"1",
-                r"23",
-                r".",
-                r",",
-                r"x",
-                r"y",
-                r"e",
-                r"i",
-                r"\pi",
-                r"\infty",
-                r"\left(",
-                r"\right]",
-                r"+",
-                r"-",
-                r"*",
-                r"/",
-                r"!",
-                r"=",
-                r"<",
-                r"\le",
-                r"\in",
-                r"\cup",
-                r"\pm",
-                r"\text{",
-                r"\begin{pmatrix}",
-                r"\end{pmatrix}",
-                r"&",
-                r"\\",
-                r"|",
-                r"\binom",
-                r"\sin",
-                r"\log",
-                r"\overline{",
-                r"\%",
-                r"\$",
-                r"°",
-                r"10",
-                r"^{",
-                r"9^{9^{9}}",
-                r"\int",
-                r"\sum",
-                r"$",
-                r":",
-                r";",
-            ]
-        ),
+        st.sampled_from(PIECES.split()),
         max_size=25,
     ).map(" ".join),
 )
@@ -116,13 +61,9 @@ relaxed = settings(max_examples=150, deadline=None)
 
 
 def spelled_otherwise(text):
-    return (
-        text.replace("\\frac", "\\dfrac")
-        .replace("\\left", "")
-        .replace("\\right", "")
-        .replace("+", "  +  ")
-        .replace(",", " ,\\, ")
-    )
+    for old, new in (("\\frac", "\\dfrac"), ("\\left", ""), ("\\right", ""), ("+", "  +  "), (",", " ,\\, ")):
+        text = text.replace(old, new)
+    return text
 
 
 @relaxed
@@ -160,11 +101,8 @@ def test_every_form_of_a_rational_is_the_same(value, factor):
 @given(st.integers(-(10**9), 10**9), st.integers(0, 6))
 def test_decimals_are_exact_rationals(digits, places):
     value = Fraction(digits, 10**places)
-    written = (
-        f"{'-' if digits < 0 else ''}{abs(digits) // 10**places}.{abs(digits) % 10**places:0{places}}"
-        if places
-        else str(digits)
-    )
+    sign, size = "-" if digits < 0 else "", abs(digits)
+    written = f"{sign}{size // 10**places}.{size % 10**places:0{places}}" if places else str(digits)
     assert same_answer(str(value), written)
     assert not same_answer(str(value), f"{written}0001" if places else f"{written}.0001")
 

@@ -1,0 +1,80 @@
+"""Multiple-choice letters."""
+
+import pytest
+
+from rewards import load_reward
+from rewards.choice_letter import gold_letter, letter_of
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (r"\boxed{C}", "C"),
+        (r"\boxed{(C)}", "C"),
+        (r"\boxed{\text{C}}", "C"),
+        (r"\boxed{\textbf{(C)}}", "C"),
+        (r"\boxed{c}", "C"),
+        (r"\boxed{C.}", "C"),
+        (r"\boxed{C) 42 m}", "C"),
+        (r"\boxed{(C) \frac{1}{2}}", "C"),
+        (r"\boxed{\text{Option C}}", "C"),
+        (r"<think>\boxed{A}</think> \boxed{B}", "B"),
+        (r"\boxed{A}, no, \boxed{D}", "D"),
+        (r"$\boxed{A}$ and $\boxed{B}$", None),
+        (r"\boxed{A, B}", None),
+        (r"\boxed{A or B}", None),
+        (r"\boxed{}", None),
+        (r"\boxed{42}", None),
+        (r"\boxed{Z}", None),
+        (r"<think>\boxed{A}", None),
+        ("The answer is C.", "C"),
+        ("The answer is (C)", "C"),
+        ("The correct answer is **C**", "C"),
+        ("**Answer: C**", "C"),
+        ("Answer: (C) because of symmetry", "C"),
+        ("ANSWER: C", "C"),
+        ("The final answer is $\\text{C}$", "C"),
+        ("I would choose option B", "B"),
+        ("The answer is A. Wait. The answer is B.", "B"),
+        ("The answer is not C.", None),
+        ("The answer isn't C.", None),
+        ("The answer is a matter of taste", None),
+        ("The answer is A matter of taste", None),
+        ("C", "C"),
+        ("(C)", "C"),
+        ("C. 42 m", "C"),
+        ("**C**", "C"),
+        ("A good question indeed", None),
+        ("I do not know", None),
+        ("", None),
+    ],
+)
+def test_the_chosen_letter(text, letter):
+    assert load_reward("choice_letter").chosen(text) == letter
+
+
+def test_rewards():
+    reward = load_reward("choice_letter", letters="ABCD")
+    completions = [
+        r"\boxed{A}",
+        r"\boxed{B}",
+        [{"role": "assistant", "content": "Answer: A"}],
+        r"\boxed{A}",
+        r"\boxed{E}",
+    ]
+    extra = {}
+    golds = ["A", "(A)", r"\text{A}", None, "E"]
+    assert reward(completions, answer=golds, log_extra=lambda n, v: extra.update({n: v})) == [1.0, 0.0, 1.0, None, 0.0]
+    assert extra["chosen_letter"] == ["A", "B", "A", "A", ""]
+
+
+def test_boxes_only():
+    reward = load_reward("choice_letter", box_only=True)
+    assert reward(["The answer is A", r"\boxed{A}"], answer=["A", "A"]) == [0.0, 1.0]
+
+
+def test_letters_of_golds():
+    assert [gold_letter(gold) for gold in ("A", " b ", "(C)", r"\text{(D)}", "E.", "42", "A or B", None, 3, "")] == [
+        "A", "B", "C", "D", "E", None, None, None, None, None,
+    ]  # fmt: skip
+    assert letter_of("x = 5") is None
