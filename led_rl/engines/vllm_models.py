@@ -61,12 +61,12 @@ class EngineOptions:
 
     def captured_layers(self, num_layers: int) -> tuple[int, ...]:
         """Latent layers the engine captures, deepest first."""
-        if self.depth > num_layers:
-            raise ValueError(f"{DEPTH_VARIABLE}={self.depth} is more than the model's {num_layers} layers")
-        if self.latent_layers is not None:
+        if self.latent_layers is not None:  # depth is then no more than the switch
             if outside := [layer for layer in self.latent_layers if not 0 <= layer < num_layers]:
                 raise ValueError(f"{LAYERS_VARIABLE} names {outside}, but the model has layers 0 to {num_layers - 1}")
             return tuple(sorted(set(self.latent_layers), reverse=True))
+        if self.depth > num_layers:
+            raise ValueError(f"{DEPTH_VARIABLE}={self.depth} is more than the model's {num_layers} layers")
         return tuple(range(num_layers - 1, num_layers - self.depth, -1))
 
 
