@@ -12,7 +12,7 @@ from led_rl.decoding import DecodingError
 from led_rl.recipe import Recipe
 from led_rl.thinking import MissingMarkersError
 from led_rl.trainer import check_decoding
-from rewards import check_golds, load_reward
+from rewards import RewardError, check_golds, load_reward
 
 GOLD_KINDS = {"math_answer": "math", "choice_letter": "choice_letter"}
 
@@ -34,10 +34,15 @@ def check_recipe(recipe: Recipe) -> Checked:
     """Raises CheckError, DatasetError or RewardError: one clear message naming the key and what is wrong."""
     tokenizer = check_model(recipe)
     dataset = load_training_rows(recipe)
-    rewards = [
-        load_reward(reward["name"], **{key: value for key, value in reward.items() if key not in ("name", "weight")})
-        for reward in recipe.run.rewards
-    ]
+    try:
+        rewards = [
+            load_reward(
+                reward["name"], **{key: value for key, value in reward.items() if key not in ("name", "weight")}
+            )
+            for reward in recipe.run.rewards
+        ]
+    except RewardError as error:
+        raise RewardError(f"{recipe.path}: rewards: {error}") from error
     return Checked(tokenizer, check_gold_column(recipe, dataset), rewards)
 
 
@@ -91,29 +96,34 @@ def load_training_rows(recipe: Recipe) -> Dataset:
 
 def check_gold_column(recipe: Recipe, dataset: Dataset) -> Dataset:
     """The dataset without rows of unusable golds, if the recipe drops them; otherwise they are an error."""
-    for reward in recipe.run.rewards:
+    run = recipe.run
+    problems: dict[int, str] = {}  # by row
+    if run.answer_column:
+        for row, answer in enumerate(dataset["answer"]):
+            if answer is None:
+                problems[row] = f"no answer ({run.answer_extraction}) in column {run.answer_column!r}"
+    for reward in run.rewards:
         kind = GOLD_KINDS.get(reward["name"])
         if kind is None:
             continue
         column = reward.get("gold_column", "answer")
         if column not in dataset.column_names:
             raise DatasetError(
-                f"{recipe.path}: reward {reward['name']!r} reads column {column!r}, which {recipe.run.dataset!r} lacks "
+                f"{recipe.path}: reward {reward['name']!r} reads column {column!r}, which {run.dataset!r} lacks "
                 f"(columns: {', '.join(dataset.column_names)}); set answer_column"
             )
-        bad = check_golds(dataset[column], kind)
-        if not bad:
-            continue
-        listed = "; ".join(f"row {gold.row + 1}: {gold.gold!r} {gold.reason}" for gold in bad[:20])
-        more = f" and {len(bad) - 20} more" if len(bad) > 20 else ""
-        if recipe.run.bad_golds == "refuse":
-            raise DatasetError(
-                f"{recipe.path}: {len(bad)} of {len(dataset)} golds in {recipe.run.dataset!r} are unusable: "
-                f"{listed}{more}. Mend them, or set bad_golds: drop"
-            )
-        print(f"dropping {len(bad)} of {len(dataset)} rows with unusable golds: {listed}{more}")
-        dropped = {gold.row for gold in bad}
-        dataset = dataset.select([row for row in range(len(dataset)) if row not in dropped])
-        if not len(dataset):
-            raise DatasetError(f"{recipe.path}: no row of {recipe.run.dataset!r} has a usable gold")
-    return dataset
+        for gold in check_golds(dataset[column], kind):
+            problems.setdefault(gold.row, f"{gold.gold!r} {gold.reason}")
+    if not problems:
+        return dataset
+    listed = "; ".join(f"row {row + 1}: {problems[row]}" for row in sorted(problems)[:20])
+    more = f" and {len(problems) - 20} more" if len(problems) > 20 else ""
+    if run.bad_golds == "refuse":
+        raise DatasetError(
+            f"{recipe.path}: {len(problems)} of {len(dataset)} golds in {run.dataset!r} are unusable: {listed}{more}. "
+            "Mend them, or set bad_golds: drop"
+        )
+    print(f"dropping {len(problems)} of {len(dataset)} rows with unusable golds: {listed}{more}")
+    if len(problems) == len(dataset):
+        raise DatasetError(f"{recipe.path}: no row of {run.dataset!r} has a usable gold")
+    return dataset.select([row for row in range(len(dataset)) if row not in problems])

@@ -29,6 +29,8 @@ def read_rows(source: str, config: str | None = None, split: str = "train", limi
             f"dataset {source!r} (config {config!r}, split {split!r}) cannot be loaded from the hub: "
             f"{type(error).__name__}: {error}. For a local file give a path that ends in .jsonl"
         ) from error
+    if not len(dataset):
+        raise DatasetError(f"dataset {source!r} (config {config!r}, split {split!r}) has no rows")
     return list(dataset.select(range(min(limit or len(dataset), len(dataset)))))
 
 
@@ -40,15 +42,15 @@ def _read_jsonl(path: Path, limit: int | None) -> list[dict]:
     if not path.is_file():
         raise DatasetError(f"dataset file {str(path)!r} does not exist")
     rows: list[dict] = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if limit is not None and len(rows) >= limit:
                 break
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = json.loads(line.decode("utf-8"))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise DatasetError(f"{path}, line {number}: not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise DatasetError(f"{path}, line {number}: a JSON object expected, got {type(row).__name__}")
@@ -69,7 +71,8 @@ def to_prompts(
 ) -> Dataset:
     """Rows with `prompt` (chat messages), `answer` (if `answer_column` is given) and every other column as it was.
 
-    Without `problem_column`, the first of PROBLEM_COLUMNS that the rows have.
+    Without `problem_column`, the first of PROBLEM_COLUMNS that the rows have. `answer` is None where the column holds
+    no answer of the kind that `answer_extraction` names.
 
     Raises DatasetError naming the first row without the problem or answer column, and the columns it has.
     """
@@ -83,7 +86,7 @@ def to_prompts(
         messages.append({"role": "user", "content": prompt_template.replace("{problem}", str(row[problem_column]))})
         answer: dict[str, Any] = {}
         if answer_column:
-            answer["answer"] = extract_answer(str(row[answer_column]), answer_extraction, f"{source}, row {number}")
+            answer["answer"] = extract_answer(str(row[answer_column]), answer_extraction)
         # `prompt` and `completion` mean chat messages to TRL
         others = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
         prepared.append({"prompt": messages} | others | answer)
@@ -91,24 +94,27 @@ def to_prompts(
     return Dataset.from_dict({column: [row.get(column) for row in prepared] for column in columns})
 
 
-def extract_answer(text: str, extraction: str, where: str) -> str:
+def extract_answer(text: str, extraction: str) -> str | None:
     """The gold answer in a column: all of it, what follows `####` (GSM8K), or the last `\\boxed{...}` (MATH).
 
-    `auto` is `after_hashes` where the text has `####`, else all of it.
-
-    Raises DatasetError if the text holds none.
+    `auto` is `after_hashes` where the text has `####`, else all of it. MATH also writes `$\\boxed 2$`. None if the text
+    holds no such answer.
     """
     if extraction == "whole" or (extraction == "auto" and "####" not in text):
         return text.strip()
     if extraction in ("auto", "after_hashes"):
         found = re.search(r"####\s*(.+?)\s*$", text)
-        if found:
-            return found[1].replace(",", "")
-        raise DatasetError(f"{where}: no '####' in the answer column")
-    start = text.rfind("\\boxed{")
+        return found[1].replace(",", "") if found else None
+    boxes = list(re.finditer(r"\\boxed\s*", text))
+    if not boxes:
+        return None
+    start = boxes[-1].end()
+    if text[start : start + 1] != "{":
+        unbraced = re.match(r"([^$\n]+)\$", text[start:])
+        return unbraced[1].strip() if unbraced else None
     depth = 0
-    for i in range(start + len("\\boxed"), len(text) if start >= 0 else 0):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
+    for token in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):  # an escaped brace is no brace
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
         if depth == 0:
-            return text[start + len("\\boxed{") : i]
-    raise DatasetError(f"{where}: no closed \\boxed{{...}} in the answer column")
+            return text[start + 1 : start + token.start()]
+    return None
