@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,11 @@ from led_rl.data import EXTRACTIONS
 from led_rl.trainer import LEDGRPOConfig
 
 PATH_KEYS = ("deepspeed", "dataset")
+# Keys of TRL's that would be set without effect here, and what to say instead.
+ELSEWHERE = {
+    "reward_weights": "give each entry of `rewards` its own `weight`",
+    "resume_from_checkpoint": "a run goes on from its last whole checkpoint by itself; `resume: never` starts over",
+}
 
 
 class RecipeError(ValueError):
@@ -60,6 +66,10 @@ class RunConfig:
             value = getattr(self, key)
             if value is not None and value not in allowed:
                 raise ValueError(f"{key} must be one of {', '.join(allowed)}; got {value!r}")
+        if self.max_rows is not None and self.max_rows < 1:
+            raise ValueError(f"max_rows must be at least 1; got {self.max_rows}")
+        if "{problem}" not in self.prompt_template:
+            raise ValueError(f"prompt_template must contain {{problem}}; got {self.prompt_template!r}")
         for reward in self.rewards:
             if not isinstance(reward.get("name"), str):
                 raise ValueError(f"rewards: every entry needs a name; got {reward!r}")
@@ -102,6 +112,8 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     for key, value in values.items():
         if key not in fields:
             raise RecipeError(_unknown_key(path, key, value))
+        if key in ELSEWHERE:
+            raise RecipeError(f"{path}: key {key!r} (given {value!r}) is not for recipes: {ELSEWHERE[key]}")
         values[key] = _typed(path, key, value, fields[key][1])
     for key in PATH_KEYS:
         if isinstance(values.get(key), str):
@@ -136,7 +148,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"recipe {str(path)!r} does not exist")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: `key: value` lines expected, got {type(values).__name__}")
@@ -154,8 +166,23 @@ def _overrides(arguments: Sequence[str]) -> dict[str, Any]:
             if not rest:
                 raise RecipeError(f"command line: {key} has no value")
             value = rest.pop(0)
-        values[key.removeprefix("--").replace("-", "_")] = yaml.safe_load(value)
+        name = key.removeprefix("--").replace("-", "_")
+        values[name] = _value_of(name, value)
     return values
+
+
+def _value_of(key: str, text: str) -> Any:
+    """What stands on the command line, read as in the file; but for keys that take text, `{problem}` is no mapping."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        value = error
+    takes_text = key in known_keys() and known_keys()[key][1] in (str, str | None)
+    if takes_text and not isinstance(value, str | None):
+        return text
+    if isinstance(value, yaml.YAMLError):
+        raise RecipeError(f"command line: --{key}: not YAML: {text!r}") from value
+    return value
 
 
 def _unknown_key(path: Path, key: str, value: Any) -> str:
@@ -173,6 +200,8 @@ def _typed(path: Path, key: str, value: Any, hint: Any) -> Any:
     except ValidationError as error:
         reasons = "; ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
         raise RecipeError(f"{path}: key {key!r}: {_spell(hint)} expected, got {value!r} ({reasons})") from error
+    if isinstance(value, bool) and not isinstance(checked, bool):
+        raise RecipeError(f"{path}: key {key!r}: {_spell(hint)} expected, got {value!r}")
     return checked
 
 
@@ -181,7 +210,7 @@ def _allows_none(hint: Any) -> bool:
 
 
 def _spell(hint: Any) -> str:
-    if typing.get_origin(hint) in (typing.Union, getattr(typing, "UnionType", None)) or "|" in str(hint):
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_spell(arg) for arg in typing.get_args(hint) if arg is not type(None)) or str(hint)
     return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint).replace("typing.", "")
 

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import ensure_master_addr_port
 
-from led_rl.decoding import DecodingParams
+from led_rl.decoding import DECODINGS, DecodingParams
 from led_rl.engines.vllm_models import EngineOptions
 from led_rl.rollout import LEDVLLMGeneration, rollouts_by
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
+IMPORTANCE_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")  # TRL finds out in step one
 SEQUENCE_LEVEL_REFUSAL = (
     "vllm_importance_sampling_mode: {mode!r} with decoding: {decoding!r} would stop training in silence. LED samples "
     "from its own policy mu, so every token has a log-ratio to the trained policy; a sequence-level mode multiplies by "
@@ -63,6 +65,13 @@ class LEDGRPOConfig(GRPOConfig):
         if self.deepspeed:
             self._meet_for_deepspeed()
         super().__post_init__()
+        for key, allowed in (("decoding", DECODINGS), ("vllm_importance_sampling_mode", IMPORTANCE_MODES)):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
+        try:
+            get_reporting_integration_callbacks(self.report_to)  # else found out once the weights are loaded
+        except ValueError as error:
+            raise ValueError(f"report_to: {error}") from error
         decoding = self.decoding_params()
         if decoding.is_standard:
             return
