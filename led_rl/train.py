@@ -1,5 +1,6 @@
 """`accelerate launch led_rl/train.py RECIPE.yaml [--key value ...]`: check, build, resume, train, save."""
 
+import itertools
 import json
 import os
 import sys
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{recipe.path}: sound; stopping before training, as check_only asks")
         return 0
     if trainer.accelerator.is_main_process:
+        if recipe.run.resume == "never":
+            set_aside(recipe.output_dir)
         record = recipe.output_dir / RECORD
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(recipe.values, indent=2, default=str))
@@ -132,6 +135,17 @@ def last_checkpoint(recipe: "Recipe") -> str | None:
     last = max(whole, key=lambda path: int(path.name.rpartition("-")[2]))
     print(f"resuming from {last}")
     return str(last)
+
+
+def set_aside(folder: Path) -> None:
+    """Moves what a former run left in `folder` into a folder of its own, lest a later resume take it for this run's."""
+    left = [path for path in (*folder.glob("checkpoint-*"), folder / "trainer_state.json") if path.exists()]
+    if left:
+        former = next(path for n in itertools.count(1) if not (path := folder / f"former-{n}").exists())
+        former.mkdir()
+        for path in left:
+            path.rename(former / path.name)
+        print(f"starting over; the checkpoints of the former run are in {former}")
 
 
 def _refuse_other_recipe(recipe: "Recipe") -> None:
