@@ -109,7 +109,7 @@ def _relation(node: Relation) -> Node:
         sides, operators = sides[1:], operators[1:]
     if not operators:
         return canonical(sides[0])
-    if operators == ["in"] and isinstance(sides[0], Bracketed):
+    if operators == ["in"] and (isinstance(sides[0], Bracketed) or isinstance(sides[1], SetOf)):
         return canonical(sides[1])  # (x, y) in {(1, 2), (2, 1)}
     if operators[0] == "in" and len(sides) == 2 and not isinstance(sides[1], Relation):
         return Relation((sides[0], canonical(sides[1])), ("in",))
@@ -159,6 +159,8 @@ def _function_name(node: Node, value: Node) -> str | None:
     if isinstance(node, Product) and len(node.factors) == 2 and isinstance(node.factors[0], Symbol):
         name = node.factors[0].name
         second = node.factors[1]
+        if isinstance(second, Symbol) and second.name.startswith("angle "):
+            return second.name  # the measure of an angle
         segment = name.isupper() and isinstance(second, Symbol) and second.name.isupper()
         if (name[0] in FUNCTION_NAMES or segment) and name not in free_symbols(value):
             return name

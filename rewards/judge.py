@@ -15,6 +15,7 @@ from rewards.wording import clock_time, plain_text
 
 sys.set_int_max_str_digits(20_000)
 _NO_GOLD = frozenset({"none", "null", "nan", "n/a", "na", "[]", "()", "nil", "unknown", "?", "[none]", "<na>"})
+_LETTER_FONTS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|bf|rm)(?![A-Za-z])|[{}$*]")
 _CHOICE = re.compile(r"^\s*\(?\s*([A-J])\s*\)?\s*\.?\s*$")
 
 
@@ -80,9 +81,8 @@ def _compared(gold: str, answer: str) -> tuple[bool, str, str]:
 
 def same_answer(gold: str, answer: str) -> bool:
     """Whether two answers are the same. Raises TooLarge or Unreadable when that cannot be told."""
-    if (letter := _CHOICE.match(plain_gold := plain_text(gold).upper())) and (given := letter_of(answer)):
+    if (letter := _CHOICE.match(_LETTER_FONTS.sub("", gold))) and (given := letter_of(answer)):
         return given == letter.group(1)
-    del plain_gold
     try:
         golds = readings(gold)
     except Unsupported:
@@ -137,6 +137,6 @@ def _same_time(gold: str, answer: str, golds: tuple[Node, ...], answers: tuple[N
         if clock and isinstance(other, Words) and other.text.startswith("time "):
             hour, _, minute = other.text.removeprefix("time ").partition(":")
             return int(minute) == clock[1] and (
-                int(hour) == clock[0] or (clock[0] <= 12 and int(hour) % 12 == clock[0] % 12)
+                int(hour) == clock[0] or (1 <= clock[0] <= 12 and int(hour) % 12 == clock[0] % 12)
             )
     return False

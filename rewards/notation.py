@@ -81,7 +81,7 @@ _SPELLINGS = (
     (re.compile(r"\\(?:[bB]igg?[lrm]?|left|right|middle)(?![A-Za-z])\s*"), ""),
     (
         re.compile(
-            r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|hfill|noindent|strut|rm|bf|it)(?![A-Za-z])"
+            r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|hfill|noindent|strut|tiny|small|normalsize|large|Large|LARGE|huge|Huge|centering|rm|bf|it)(?![A-Za-z])"
         ),
         "",
     ),
@@ -193,7 +193,7 @@ def _without_wrapping(text: str) -> str:
             ):
                 text = inner
         text = re.sub(r"(?:(?<!\.)\.|[,;:])$", "", text.rstrip())
-        text = re.sub(r"^\s*=\s*", "", text)
+        text = re.sub(r"\\text\s*\{\s*[.,;:]?\s*\}$|^\s*=\s*", "", text)
     # Delimiters inside a sentence: "$x = 5$ or $x = 6$". A lone dollar before a digit is money.
     plain = text.replace(r"\$", "")
     if plain.count("$") % 2 == 0 and "$" in plain:

@@ -51,6 +51,7 @@ _STARTS = frozenset(
         r"\$",
         r"\%",
         r"\degree",
+        r"\angle",
         r"\circ",
         r"\operatorname",
     )
@@ -208,6 +209,11 @@ class AtomReader(FunctionReader):
             if isinstance(name, Symbol) and name.name in NUMBER_SETS:
                 return Symbol("set " + name.name)
             raise Unreadable("an unknown set")
+        if text in (r"\angle", r"\measuredangle", r"\triangle"):
+            figure = text[1:].removeprefix("measured") + " "
+            while self.token.kind == "letter":
+                figure += self.advance().text
+            return Symbol(figure)
         if text == r"\%":
             return PERCENT
         if text in (r"\degree", r"\circ"):

@@ -10,6 +10,7 @@ _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt|up|md)?|mbox|hbox|mathrm|mathit|mathbf|mathsf|mathtt|emph|operatorname|textsc)\s*"
     r"(?=\{)"
 )
+_OPTION = re.compile(r"^\\text(?:bf|rm)?\s*\{\s*\([A-J]\)\s*\}(?:\s|~|\\[ ,;:]|\\q?quad)*(?=\S)")
 _LEADING = re.compile(
     r"^(?:\\text\s*\{\s*)?(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?answer\s*(?:is|:|=)?\s*:?(?:\s*\}\s*|\s+)"
     r"|^(?:approximately|about|roughly|exactly|approx\.?|equal to|is|are)\s+|^\\approx\s*|^~\s*",
@@ -27,6 +28,7 @@ _PHRASES: dict[str, Node] = {
     **dict.fromkeys(("infinitely many", "infinitely many solutions", "infinite solutions"), Words("infinitely many")),
     **dict.fromkeys(("all real numbers", "all reals", "all real x", "every real number"), Symbol("set R")),
 }  # fmt: skip
+_PHRASES |= {"noon": Words("time 12:00"), "midnight": Words("time 0:00")}
 _SMALL = str.split(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
@@ -51,11 +53,11 @@ _CLOCK = re.compile(r"^(?P<hour>[01]?\d|2[0-3])\s*:\s*(?P<minute>[0-5]\d)(?:\s*(
 
 
 def without_leading_words(text: str) -> str:
-    """Without "The answer is", "approximately" and the like before the answer."""
+    """Without "The answer is", "approximately", or the letter of an option with its value, before the answer."""
     before = None
     while before != text:
         before = text
-        text = _LEADING.sub("", text).strip()
+        text = _OPTION.sub("", _LEADING.sub("", text)).strip()
     return text
 
 
