@@ -55,7 +55,7 @@ def test_a_bad_line_beyond_the_limit_is_not_read(tmp_path):
 @pytest.mark.parametrize("name", ["missing.jsonl", "folder/missing.json", "./missing"])
 def test_a_missing_file_is_named(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DatasetError, match="missing.* does not exist"):
+    with pytest.raises(DatasetError, match=r"missing.* does not exist"):
         read_rows(name)
 
 

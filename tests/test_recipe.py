@@ -125,7 +125,6 @@ def test_a_recipe_that_does_not_exist(tmp_path):
         ({"led_detph": 4}, ["'led_detph'", "given 4", "led_depth"]),
         ({"learning-rate": 1}, ["'learning-rate'", "learning_rate"]),
         ({"qqqq": 4}, ["'qqqq'", "--help"]),
-        ({7: 4}, ["7", "given 4"]),
         ({"led_k": 2.5}, ["'led_k'", "int expected", "2.5"]),
         ({"led_k": True}, ["'led_k'", "int expected", "True"]),
         ({"led_k": None}, ["'led_k'", "int", "nothing"]),
