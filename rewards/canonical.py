@@ -19,6 +19,7 @@ from rewards.syntax_tree import (
     SetOperation,
     Sum,
     Symbol,
+    TooLarge,
     Unit,
     Unreadable,
     contains,
@@ -26,7 +27,7 @@ from rewards.syntax_tree import (
     negative,
 )
 
-FUNCTION_NAMES = frozenset({"f", "g", "h", "F", "G", "H", "P", "Q", "f^{-1}"})
+FUNCTION_NAMES = frozenset({"f", "g", "h", "F", "G", "H", "P", "Q"})
 
 
 def canonical(node: Node) -> Node:
@@ -132,9 +133,19 @@ def _equality(sides: list[Node]) -> Node:
         if any(value != best and not same_amount(value, best) for value in values):
             raise Unreadable("a contradiction")
         return Relation((head, best), ("=",)) if is_name else best
+    if not is_name and all(_same_expressions(head, side) for side in sides[1:]):
+        return sides[-1]  # an identity such as x^2 - 1 = (x - 1)(x + 1)
     if isinstance(head, Bracketed) and all(isinstance(item, Symbol) for item in head.items) and len(sides) == 2:
         return sides[1]  # (x, y) = (1, 2)
     return Relation(tuple(sides), ("=",) * (len(sides) - 1))
+
+
+def _same_expressions(a: Node, b: Node) -> bool:
+    plain = (Sum, Product, Power, Apply)
+    try:
+        return isinstance(a, plain) and isinstance(b, plain) and same_amount(a, b)
+    except (TooLarge, Unreadable):
+        return False
 
 
 def _is_label(node: Node) -> bool:
@@ -156,9 +167,13 @@ def _function_name(node: Node, value: Node) -> str | None:
         return node.function if not free_symbols(value) else None
     if isinstance(node, Sum) and all(isinstance(term, Symbol) for term in node.terms) and not free_symbols(value):
         return "sum"
-    if isinstance(node, Product) and len(node.factors) == 2 and isinstance(node.factors[0], Symbol):
-        name = node.factors[0].name
-        second = node.factors[1]
+    if isinstance(node, Product) and len(node.factors) == 2:
+        first, second = node.factors
+        if isinstance(first, Power) and isinstance(first.base, Symbol) and first.base.name in FUNCTION_NAMES:
+            first = first.base  # the inverse of f
+        if not isinstance(first, Symbol):
+            return None
+        name = first.name
         if isinstance(second, Symbol) and second.name.startswith("angle "):
             return second.name  # the measure of an angle
         segment = name.isupper() and isinstance(second, Symbol) and second.name.isupper()

@@ -77,7 +77,9 @@ def _single(node: Node) -> Node:
     """The element of a list or set whose elements are all the same."""
     if isinstance(node, Listing | SetOf) and node.items:
         first = node.items[0]
-        if not isinstance(first, SetOf) and all(item == first for item in node.items):
+        if isinstance(first, SetOf) or len(node.items) > 20:
+            return node
+        if all(item == first or _maybe_equal(item, first) for item in node.items):
             return _single(first)
     return node
 

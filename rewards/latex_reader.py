@@ -58,6 +58,9 @@ def read_tokens(tokens: list[Token]) -> Node:
     """The tree of a whole answer. Raises Unreadable, Unsupported or TooLarge."""
     reader = LatexReader(tokens)
     node = reader.listing()
+    if reader.token.text == r"\over":
+        reader.advance()
+        node = Product((node, reciprocal(reader.listing())))
     if reader.token.kind != "end":
         raise Unreadable(f"unexpected {reader.token.text!r}")
     return node

@@ -107,6 +107,12 @@ _SPELLINGS = (
     (re.compile(r"\\(?:pounds|textsterling)(?![A-Za-z])"), "£"),
     (re.compile(r"\\textdollar(?![A-Za-z])"), r"\\$"),
 )
+_ROW_SPACING = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\s*\]")
+_CHOOSING = (
+    (re.compile(r"(?<![A-Za-z\\])C\(\s*(\d+)\s*,\s*(\d+)\s*\)"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?:^|\{\s*\})\s*[_^]\s*\{?\s*(\w+)\s*\}?\s*C\s*_\s*\{?\s*(\w+)\s*\}?"), r"\\binom{\1}{\2}"),
+    (re.compile(r"^\s*(\d+)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(\d+)\s*$"), r"\1:\2"),
+)
 # Commas, thin spaces and the like between groups of three digits.
 _GROUPED = re.compile(r"(?<![\d.,^_])(\d{1,3}(?:(?:\{,\}|,\s?\\!|\\!,|\\,|\\:|\\;|\\ |~|\\thinspace )\s?\d{3})+)(?!\d)")
 _SPACED = re.compile(r"(?<![\d.,/^_}])(?<!\d )([1-9]\d{0,2}(?: \d{3})+)(?![\d/]| ?/|\s*\\frac| \d)")
@@ -124,6 +130,9 @@ def normalise(text: str) -> str:
     if _depth(text) > DEEPEST:
         raise TooLarge("nested too deeply")
     text = _GROUPED.sub(lambda match: re.sub(r"\D", "", match.group()), text)
+    text = _ROW_SPACING.sub(r"\\\\", text)
+    for pattern, spelling in _CHOOSING:
+        text = pattern.sub(spelling, text)
     text = text.replace(r"\\", "\x00")  # a row separator, not the start of a spacing command
     text = _SPACING.sub(" ", text)
     for pattern, spelling in _SPELLINGS:

@@ -4,7 +4,19 @@ from fractions import Fraction
 
 from rewards.latex_tokens import Token
 from rewards.reader_state import TokenReader
-from rewards.syntax_tree import Apply, Bracketed, Listing, Matrix, Node, Number, SetOf, Symbol, Unreadable
+from rewards.syntax_tree import (
+    Apply,
+    Bracketed,
+    Listing,
+    Matrix,
+    Node,
+    Number,
+    Product,
+    SetOf,
+    Symbol,
+    Unreadable,
+    reciprocal,
+)
 
 OPENING = {"(": ")", "[": "]", r"\langle": r"\rangle", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil", r"\{": r"\}"}
 
@@ -75,6 +87,9 @@ class BracketReader(TokenReader):
             if self.token.text == r"\choose":
                 self.advance()
                 node = Apply("binomial", (node, self.listing()))
+            elif self.token.text == r"\over":
+                self.advance()
+                node = Product((node, reciprocal(self.listing())))
             self.expect("}")
             return node
         if token.kind == "number" and token.text.isdigit():

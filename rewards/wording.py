@@ -11,11 +11,13 @@ _TEXT_COMMAND = re.compile(
     r"(?=\{)"
 )
 _OPTION = re.compile(r"^\\text(?:bf|rm)?\s*\{\s*\([A-J]\)\s*\}(?:\s|~|\\[ ,;:]|\\q?quad)*(?=\S)")
+_ANSWER_IS = r"(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?answer\s*(?:is|:|=)?\s*:?"
 _LEADING = re.compile(
-    r"^(?:\\text\s*\{\s*)?(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?answer\s*(?:is|:|=)?\s*:?(?:\s*\}\s*|\s+)"
+    rf"^{_ANSWER_IS}\s+|^\\text\s*\{{\s*{_ANSWER_IS}\s*\}}\s*"
     r"|^(?:approximately|about|roughly|exactly|approx\.?|equal to|is|are)\s+|^\\approx\s*|^~\s*",
     re.IGNORECASE,
 )
+_SENTENCE = re.compile(rf"\\text\s*\{{\s*({_ANSWER_IS}\s+[^{{}}]*)\}}", re.IGNORECASE)
 _PHRASES: dict[str, Node] = {
     **dict.fromkeys(
         ("no solution", "no solutions", "no real solution", "no real solutions", "empty set", "no such number",
@@ -54,6 +56,8 @@ _CLOCK = re.compile(r"^(?P<hour>[01]?\d|2[0-3])\s*:\s*(?P<minute>[0-5]\d)(?:\s*(
 
 def without_leading_words(text: str) -> str:
     """Without "The answer is", "approximately", or the letter of an option with its value, before the answer."""
+    if sentence := _SENTENCE.fullmatch(text):
+        text = sentence[1].strip()
     before = None
     while before != text:
         before = text
