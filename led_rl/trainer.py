@@ -77,6 +77,11 @@ class LEDGRPOConfig(GRPOConfig):
             return
         if not self.use_vllm:
             raise ValueError(f"decoding: {self.decoding!r} needs use_vllm: true; only the vLLM engine samples with LED")
+        if self.vllm_mode != "colocate":
+            raise ValueError(
+                f"decoding: {self.decoding!r} with vllm_mode: {self.vllm_mode!r}: a server without led-rl would ignore "
+                "the decoding in silence; allowed so far: vllm_mode: colocate"
+            )
         if self.vllm_importance_sampling_correction and self.vllm_importance_sampling_mode.startswith("sequence"):
             raise ValueError(
                 SEQUENCE_LEVEL_REFUSAL.format(mode=self.vllm_importance_sampling_mode, decoding=self.decoding)
@@ -113,8 +118,8 @@ class LEDGRPOTrainer(GRPOTrainer):
 
     * the rollout engine is `LEDVLLMGeneration`: vLLM that captures latent states, seeded with the run's seed, its
       arguments open to the recipe, its weights replaceable on CPU;
-    * each rollout request carries the decoding (`extra_args`, or `vllm_xargs` in server mode); the log-probabilities
-      that come back are those of the behaviour policy mu, and TRL's own importance-sampling correction uses them;
+    * each rollout request carries the decoding in its `extra_args`; the log-probabilities that come back are those of
+      the behaviour policy mu, and TRL's own importance-sampling correction uses them;
     * logged beside TRL's metrics at every step: `rollout/*` (thinking, answer and total length in tokens, tokens/s),
       `time/*` (rollout, reward, weight_sync, training; seconds, the slowest process) and, with LED, `led/*`
       (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth).
@@ -132,10 +137,9 @@ class LEDGRPOTrainer(GRPOTrainer):
         self._rollout_tokens = 0
         options = EngineOptions()
         if not self.decoding.is_standard:
-            key = "extra_args" if args.vllm_mode == "colocate" else "vllm_xargs"
             generation_kwargs: dict[str, Any] = dict(args.generation_kwargs or {})  # type: ignore[arg-type]
-            requested = {**generation_kwargs.get(key, {}), **self.decoding.to_extra_args()}
-            args.generation_kwargs = {**generation_kwargs, key: requested}
+            extra_args = {**generation_kwargs.get("extra_args", {}), **self.decoding.to_extra_args()}
+            args.generation_kwargs = {**generation_kwargs, "extra_args": extra_args}
             options = EngineOptions(self.decoding.depth, self.decoding.latent_layers)
         make_rollouts = partial(
             LEDVLLMGeneration,
