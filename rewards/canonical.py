@@ -176,8 +176,9 @@ def _function_name(node: Node, value: Node) -> str | None:
         name = first.name
         if isinstance(second, Symbol) and second.name.startswith("angle "):
             return second.name  # the measure of an angle
+        applied = isinstance(second, Symbol) and second.name in free_symbols(value)  # y(t) = 3t
         segment = name.isupper() and isinstance(second, Symbol) and second.name.isupper()
-        if (name[0] in FUNCTION_NAMES or segment) and name not in free_symbols(value):
+        if (name[0] in FUNCTION_NAMES or segment or applied) and name not in free_symbols(value):
             return name
     return None
 

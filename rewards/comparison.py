@@ -28,7 +28,7 @@ from rewards.syntax_tree import (
     reciprocal,
 )
 
-LONGEST_LIST = 200
+LONGEST_LIST = 64
 
 
 def equal(left: Node, right: Node) -> bool:

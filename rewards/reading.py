@@ -21,7 +21,7 @@ from rewards.wording import as_words, in_words, without_leading_words
 
 _THOUSANDS = re.compile(r"(?<![\d.,_^A-Za-z])([1-9]\d{0,2})((?:,\d{3})+)(?![\d])(?!,\d)")
 _BASED = re.compile(
-    r"^(?P<sign>-?)\s*(?:\(\s*(?P<bracketed>[0-9A-Za-z]+)\s*\)|(?:\\(?:text|mathrm)\s*\{)?(?P<digits>[0-9A-Za-z]*\d[0-9A-Za-z]*|[A-F]+)\}?)"
+    r"^(?P<sign>-?)\s*(?:\(\s*(?P<bracketed>[0-9A-Za-z]+)\s*\)|(?:\\(?:text|mathrm)\s*\{)?(?P<digits>[0-9A-Za-z]*\d[0-9A-Za-z]*|[A-Fa-f]{2,})\}?)"
     r"\s*(?:_\s*(?:\{\s*)?(?:\\text\s*\{)?\s*(?:base\s*)?(?P<subscript>\d{1,2}|[a-z]+)\s*\}?\s*\}?"
     r"|\s*\(?(?:\\text\s*\{)?\s*\(?(?:in )?base[ ~-]?\s*\}?\s*(?P<base>\d{1,2}|[a-z]+)\s*\)?\}?\)?)$"
 )
@@ -150,6 +150,8 @@ def _based(text: str) -> Based | None:
     base = int(name) if name.isdigit() else _BASE_NAMES.get(name, 0)
     if not 2 <= base <= 36 or base == 10:
         return None
+    if base != 16 and not any(digit.isdigit() for digit in digits):
+        return None  # a product of variables with a subscript
     try:
         value = int(digits, base)
     except ValueError:

@@ -83,7 +83,7 @@ def test_symmetric(left, right):
 
 
 @relaxed
-@given(values, st.fractions(max_denominator=50).filter(bool))
+@given(values.filter(lambda text: "." not in text), st.fractions(max_denominator=50).filter(bool))
 def test_another_value_is_not_equal(value, shift):
     assert not same_answer(value, f"{value}+\\frac{{{shift.numerator}}}{{{shift.denominator}}}")
 
