@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from rewards.amounts import as_decimal, same_amount
+from rewards.amounts import as_decimal, same_amount, split_unit
+from rewards.numeric import Undefined, real_value
 from rewards.syntax_tree import (
     Apply,
     Bracketed,
@@ -27,6 +28,7 @@ from rewards.syntax_tree import (
     negative,
 )
 
+WORST_APPROXIMATION = 0.1  # relative
 FUNCTION_NAMES = frozenset({"f", "g", "h", "F", "G", "H", "P", "Q"})
 
 
@@ -98,6 +100,7 @@ def rebuilt(node: Node, change: Callable[[Node], Node]) -> Node:
 def _relation(node: Relation) -> Node:
     sides, operators = list(node.sides), list(node.operators)
     if "~" in operators:
+        _check_approximations(sides, operators)
         first = operators.index("~")
         if first == 0 and ((isinstance(sides[0], Symbol) and free_symbols(sides[0])) or _is_label(sides[0])):
             operators[0] = "="  # x ≈ 3.14 gives a value
@@ -117,6 +120,18 @@ def _relation(node: Relation) -> Node:
     if all(operator == "=" for operator in operators):
         return _equality([canonical(side) for side in sides])
     return Relation(tuple(sides), tuple(operators))
+
+
+def _check_approximations(sides: list[Node], operators: list[str]) -> None:
+    """Raises Unreadable for an approximation that is none, such as 5 ≈ 6."""
+    for left, operator, right in zip(sides, operators, sides[1:], strict=False):
+        if operator == "~" and not free_symbols(left) and not free_symbols(right):
+            try:
+                a, b = real_value(split_unit(left)[0]), real_value(split_unit(right)[0])
+            except Undefined:
+                continue
+            if a is not None and b is not None and abs(a - b) > WORST_APPROXIMATION * max(abs(a), abs(b)):
+                raise Unreadable("a contradiction")
 
 
 def _equality(sides: list[Node]) -> Node:

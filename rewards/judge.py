@@ -7,10 +7,21 @@ from functools import lru_cache
 
 from rewards.choice_letter import letter_of
 from rewards.comparison import equal
+from rewards.exact import NotRational, rational
 from rewards.extraction import final_answer, final_boxes
 from rewards.notation import normalise
 from rewards.reading import has_dimension, loose_unit_reading, readings
-from rewards.syntax_tree import Node, TooLarge, Unreadable, Unsupported, Words
+from rewards.syntax_tree import (
+    MINUS_ONE,
+    Node,
+    Power,
+    TooLarge,
+    Unreadable,
+    Unsupported,
+    Words,
+    children,
+    free_symbols,
+)
 from rewards.wording import clock_time, plain_text
 
 sys.set_int_max_str_digits(20_000)
@@ -59,11 +70,30 @@ def gold_problem(gold: str) -> str | None:
     try:
         if not same_answer(answer, answer):
             return "does not equal itself"
+        if _divides_by_zero(answer):
+            return "divides by zero"
     except (TooLarge, Unreadable) as error:
         return f"cannot be read: {error}"
     except (RecursionError, ArithmeticError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
         return f"cannot be compared: {type(error).__name__}: {error}"[:300]
     return None
+
+
+def _divides_by_zero(answer: str) -> bool:
+    def undefined(node: Node) -> bool:
+        if isinstance(node, Power) and node.exponent == MINUS_ONE and not free_symbols(node.base):
+            try:
+                return rational(node.base) == 0
+            except NotRational:
+                return False
+        return any(undefined(child) for child in children(node))
+
+    try:
+        return any(undefined(node) for node in readings(answer))
+    except ZeroDivisionError:
+        return True
+    except Unsupported:
+        return False
 
 
 def gold_answer(gold: str) -> str:

@@ -219,7 +219,10 @@ class AtomReader(FunctionReader):
         if text in (r"\degree", r"\circ"):
             return DEGREE
         if text in ACCENTS:
-            return Apply("accent", (self.argument(),)) if text in (r"\overline", r"\bar") else self.argument()
+            below = self.argument()
+            if isinstance(below, Number) and text != r"\underline":
+                raise Unreadable("an accent over a number")
+            return Apply("accent", (below,)) if text in (r"\overline", r"\bar") else below
         if text == r"\operatorname":
             return self.function("".join(self.subscript_text().split()))
         if text in UNSUPPORTED:

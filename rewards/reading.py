@@ -8,12 +8,15 @@ from rewards.latex_tokens import Token, tokenise
 from rewards.notation import normalise
 from rewards.syntax_tree import (
     Based,
+    Listing,
     Node,
+    Product,
     Symbol,
     TooLarge,
     Unit,
     Unreadable,
     Unsupported,
+    children,
     contains,
 )
 from rewards.units import UNITS
@@ -65,7 +68,9 @@ def readings(text: str) -> tuple[Node, ...]:
             continue
         except RecursionError as error:
             raise TooLarge("nested too deeply") from error
-        if isinstance(node, Unit) and node.words and spoken is not None:
+        if _all_units(node) and has_words(node):
+            if spoken is None:
+                raise Unreadable("a long text")
             return (spoken,)
         found.append(node)
     if found:
@@ -94,12 +99,22 @@ def loose_unit_reading(text: str) -> Node | None:
     return node if changed != tokens and contains(node, Unit) else None
 
 
+def _all_units(node: Node) -> bool:
+    """Whether a node is made of words and units, without any number."""
+    if isinstance(node, Product | Listing):
+        return all(_all_units(part) for part in children(node))
+    return isinstance(node, Unit)
+
+
+def has_words(node: Node) -> bool:
+    """Whether a word that names what is counted stands in the node."""
+    return bool(node.words) if isinstance(node, Unit) else any(has_words(child) for child in children(node))
+
+
 def has_dimension(node: Node) -> bool:
     """Whether a unit of measure stands in the node."""
     if isinstance(node, Unit):
         return bool(node.dimensions)
-    from rewards.syntax_tree import children
-
     return any(has_dimension(child) for child in children(node))
 
 

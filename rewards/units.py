@@ -103,7 +103,7 @@ MEANINGFUL_WORDS = frozenset(
     str.split(
         "not no never isn't neither nor except if unless when where for than less more greater fewer least "
         "most at over under between plus minus times divided squared cubed half third quarter twice double "
-        "triple factorial mod modulo to from until up down or and but both either none undefined infinite "
+        "triple factorial mod modulo to from until st nd rd th up down or and but both either none undefined infinite "
         "infinity approximately about roughly around almost nearly base negative sqrt root "
         "hundredths tenths thousandths score"
     )

@@ -70,6 +70,13 @@ def test_bad_golds_are_listed_with_their_rows():
     assert bad[3].reason.startswith("cannot be read")
 
 
+@pytest.mark.parametrize(
+    "gold", ["1/0", r"\frac{1}{0}", r"\frac{0}{0}", "2+2=5", "x=", "{1,2", r"5 \approx 6", "many words " * 9]
+)
+def test_golds_that_mean_nothing(gold):
+    assert gold_problem(gold)
+
+
 def test_hostile_golds_are_refused_or_harmless():
     bad = check_golds(["(" * 3_000 + "1" + ")" * 3_000, "9" * 100_000, "7"], workers=1)
     assert [each.row for each in bad] == [0, 1]
