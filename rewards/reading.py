@@ -20,7 +20,7 @@ from rewards.syntax_tree import (
     contains,
 )
 from rewards.units import UNITS
-from rewards.wording import as_words, in_words, without_leading_words
+from rewards.wording import MOST_WORDS, as_words, in_words, without_leading_words
 
 _THOUSANDS = re.compile(r"(?<![\d.,_^A-Za-z])([1-9]\d{0,2})((?:,\d{3})+)(?![\d])(?!,\d)")
 _BASED = re.compile(
@@ -55,6 +55,8 @@ def readings(text: str) -> tuple[Node, ...]:
     spoken = as_words(written)
     if spoken is not None and _only_words(written):
         return (spoken,)
+    if spoken is None and "\\" not in written and len(re.findall(r"[A-Za-z]{2,}", written)) > MOST_WORDS:
+        raise Unreadable("a long text")
     grouped = _merge_thousands(written)
     found: list[Node] = []
     problem: Unreadable | None = None
