@@ -1,6 +1,7 @@
 """Running a command of the virtual environment, and showing its last lines where it fails."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,23 +11,35 @@ BIN = Path(sys.executable).parent
 DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def run_command(*arguments: object, timeout: float = 400.0, status: int = 0, **environment: str) -> str:
-    """Output of a command in the repository root; an AssertionError with its tail if its exit status is another."""
+def run_command(*arguments: object, timeout: float = 240.0, status: int = 0, **environment: str) -> str:
+    """Output of a command in the repository root; an AssertionError with its tail if its exit status is another.
+
+    A command that runs longer than `timeout` seconds is ended with all its children.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
         if name not in DISTRIBUTED and not name.startswith(("ACCELERATE_", "TORCHELASTIC_", "LED_RL_"))
     }
-    done = subprocess.run(
+    process = subprocess.Popen(
         [str(argument) for argument in arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        timeout=timeout,
         cwd=ROOT,
         env=kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
+        start_new_session=True,
     )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)  # launchers then end their workers, which have sessions of their own
+        try:
+            output, _ = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
     command = " ".join(map(str, arguments))
-    assert done.returncode == status, f"{command}\nexit status {done.returncode}\n{done.stdout[-6000:]}"
-    return done.stdout
+    assert process.returncode == status, f"{command}\nexit status {process.returncode}\n{output[-6000:]}"
+    return output

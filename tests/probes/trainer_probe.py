@@ -27,11 +27,6 @@ PROMPTS = ["say {}<think>", "say {}<think>x</think>", "<think>x</think>{}<think>
 STEPS = 4
 
 
-def share_of_letters(completions, **columns):
-    """A reward that varies between completions: the share of lower-case letters from a to m."""
-    return [sum("a" <= c <= "m" for c in text) / max(len(text), 1) for text in completions]
-
-
 def settings(output_dir, **changes) -> LEDGRPOConfig:
     values = {
         "output_dir": str(output_dir),
@@ -86,7 +81,7 @@ class RecordingTRL(Recorder, GRPOTrainer):
 def build(trainer_class, model: str, args: LEDGRPOConfig, prompts=PROMPTS):
     return trainer_class(
         model=model,
-        reward_funcs=load_reward("trainer_probe:share_of_letters"),
+        reward_funcs=load_reward("letters_reward:share_of_letters"),
         args=args,
         train_dataset=Dataset.from_dict({"prompt": [p.format(c) for c in "abcdefgh" for p in prompts]}),
         processing_class=AutoTokenizer.from_pretrained(model, padding_side="left"),
