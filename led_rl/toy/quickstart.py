@@ -30,7 +30,7 @@ class Size:
     chunk: int
 
 
-FULL = Size(Path("runs/quickstart"), 1200, (), 96, 16)
+FULL = Size(Path("runs/quickstart"), 1200, (), 80, 10)
 SMOKE = Size(Path("runs/smoke"), 200, ("--max_steps", "3", "--save_steps", "3"), 12, 4)
 
 
