@@ -10,9 +10,10 @@ from transformers import AutoConfig, AutoTokenizer
 from led_rl.data import DatasetError, read_rows, to_prompts
 from led_rl.decoding import DecodingError
 from led_rl.recipe import Recipe
+from led_rl.reward_loading import load_reward_for
 from led_rl.thinking import MissingMarkersError
 from led_rl.trainer import check_decoding
-from rewards import RewardError, check_golds, load_reward
+from rewards import RewardError, check_golds
 
 GOLD_KINDS = {"math_answer": "math", "choice_letter": "choice_letter"}
 
@@ -36,9 +37,7 @@ def check_recipe(recipe: Recipe) -> Checked:
     dataset = load_training_rows(recipe)
     try:
         rewards = [
-            load_reward(
-                reward["name"], **{key: value for key, value in reward.items() if key not in ("name", "weight")}
-            )
+            load_reward_for(tokenizer, **{key: value for key, value in reward.items() if key != "weight"})
             for reward in recipe.run.rewards
         ]
     except RewardError as error:

@@ -78,9 +78,9 @@ def _evaluate(options: argparse.Namespace) -> list[SummaryRow]:
     )
     arms = comparison_arms(options.decodings.split(","), sampling, options.depth, options.k)
     problems = load_problems(options.data, options.limit)
-    reward = _reward(options.reward, options.reward_options)
     first_model = next(iter(checkpoints.values()))
     tokenizer: ChatTokenizer = AutoTokenizer.from_pretrained(first_model)
+    reward = _reward(tokenizer, options.reward, options.reward_options)
     name = options.engine
     if name == "auto":
         name = "vllm" if importlib.util.find_spec("vllm") else "transformers"
@@ -103,13 +103,13 @@ def _evaluate(options: argparse.Namespace) -> list[SummaryRow]:
     return rows
 
 
-def _reward(name: str, options: object):
-    from rewards import load_reward
+def _reward(tokenizer: ChatTokenizer, name: str, options: object):
+    from led_rl.reward_loading import load_reward_for
 
     if not isinstance(options, dict):
         raise EvaluationError(f"--reward-options must be a JSON object, got {options!r}")
     try:
-        return load_reward(name, **options)
+        return load_reward_for(tokenizer, name, **options)
     except ValueError as error:
         raise EvaluationError(str(error)) from error
 

@@ -1,0 +1,34 @@
+"""A reward as a run needs it: told whether the model's chat template opens the think part.
+
+Completions do not show a `<think>` that the template opened. A reward that did not know of it would take a text that
+was cut off while thinking for an answer.
+"""
+
+from typing import Any
+
+from led_rl.thinking import MissingMarkersError, ThinkMarkers
+from rewards import RewardFunction, load_reward
+
+THINK_AWARE = ("math_answer", "choice_letter")
+
+
+def load_reward_for(tokenizer: Any, name: str, **options: Any) -> RewardFunction:
+    """`rewards.load_reward` with `prefilled_think` as the tokenizer's chat template has it, unless it is given.
+
+    Raises rewards.RewardError for an unknown name or option.
+    """
+    if name in THINK_AWARE:
+        options = {"prefilled_think": template_opens_thinking(tokenizer), **options}
+    return load_reward(name, **options)
+
+
+def template_opens_thinking(tokenizer: Any) -> bool:
+    """Whether a prompt of the tokenizer's chat template ends inside a think part."""
+    try:
+        markers = ThinkMarkers.from_tokenizer(tokenizer)
+    except MissingMarkersError:
+        return False
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "?"}], add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    return markers.thinking_after(prompt, unmarked=False)
