@@ -140,7 +140,7 @@ class LEDGRPOTrainer(GRPOTrainer):
             generation_kwargs: dict[str, Any] = dict(args.generation_kwargs or {})  # type: ignore[arg-type]
             extra_args = {**generation_kwargs.get("extra_args", {}), **self.decoding.to_extra_args()}
             args.generation_kwargs = {**generation_kwargs, "extra_args": extra_args}
-            options = EngineOptions(self.decoding.depth, self.decoding.latent_layers)
+            options = EngineOptions.for_decoding(self.decoding)
         make_rollouts = partial(
             LEDVLLMGeneration,
             options=options,

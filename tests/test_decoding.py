@@ -1,12 +1,15 @@
 """Decoding parameters survive the trip through a request, and every wrong one is refused by name."""
 
 import json
+import os
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from led_rl.decoding import DECODINGS, DecodingError, DecodingParams
+from led_rl.engines.vllm_models import EngineOptions
 
 KEYS = (
     "led_decoding",
@@ -132,3 +135,17 @@ def test_layers_that_the_model_lacks_are_refused(params, parts):
     with pytest.raises(DecodingError) as error:
         params.layers(12)
     assert all(part in str(error.value) for part in parts)
+
+
+@settings(deadline=None)
+@given(parameters | st.just(DecodingParams()), st.integers(1, 40))
+def test_an_engine_built_for_a_decoding_captures_just_what_its_requests_read(params, num_layers):
+    """The options travel to the engine by environment."""
+    if params.decoding == "led":  # a model that has the layers
+        least = params.depth if params.latent_layers is None else max(params.latent_layers, default=0) + 1
+        num_layers = max(num_layers, least)
+    with mock.patch.dict(os.environ, EngineOptions.for_decoding(params).to_environment()):
+        options = EngineOptions.from_environment()
+    assert bool(options.depth) == (not params.is_standard)
+    if options.depth:
+        assert sorted(options.captured_layers(num_layers)) == sorted(params.layers(num_layers))

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from led_rl.decoding import DecodingParams
+
 DEPTH_VARIABLE = "LED_RL_DEPTH"
 LAYERS_VARIABLE = "LED_RL_LATENT_LAYERS"
 CONFIG_KEY = "led_rl"
@@ -37,6 +39,16 @@ class EngineOptions:
 
     depth: int = 0
     latent_layers: tuple[int, ...] | None = None
+
+    @classmethod
+    def for_decoding(cls, decoding: DecodingParams) -> "EngineOptions":
+        """What an engine must capture for requests of this decoding, and no more."""
+        if decoding.is_standard:
+            return cls()
+        if decoding.decoding != "led":
+            return cls(depth=1)  # our sampler, but no latent layers
+        layers = decoding.latent_layers
+        return cls(decoding.depth if layers is None else 1 + len(layers), layers)
 
     @classmethod
     def from_environment(cls) -> "EngineOptions":
