@@ -187,6 +187,13 @@ def test_led_needs_vllm(recipe_file):
     assert not load_recipe([recipe_file(use_vllm=False)]).training.use_vllm
 
 
+def test_led_refuses_a_server_that_might_ignore_it(recipe_file):
+    message = refusal([recipe_file(decoding="led", vllm_mode="server")])
+    for part in ("decoding", "'led'", "vllm_mode: 'server'", "vllm_mode: colocate"):
+        assert part in message
+    load_recipe([recipe_file(vllm_mode="server")])
+
+
 def test_files_are_found_from_here_from_the_recipe_and_from_above(recipe_file, tmp_path):
     for folder in (tmp_path, tmp_path / "recipes"):
         path = recipe_file(dataset="rows.jsonl")
