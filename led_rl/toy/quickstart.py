@@ -30,8 +30,8 @@ class Size:
     chunk: int
 
 
-FULL = Size(Path("runs/quickstart"), 1200, (), 80, 10)
-SMOKE = Size(Path("runs/smoke"), 200, ("--max_steps", "3", "--save_steps", "3"), 12, 4)
+FULL = Size(Path("runs/quickstart"), 1200, (), 64, 8)
+SMOKE = Size(Path("runs/smoke"), 120, ("--max_steps", "2", "--save_steps", "2"), 8, 4)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
