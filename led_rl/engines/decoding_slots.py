@@ -1,6 +1,7 @@
 """Per-request decoding state on the device: one slot a request, updated in the decode loop without a host sync."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +11,16 @@ from led_rl.thinking import ThinkMarkers
 
 # Columns of the settings table; the columns from ORDER on hold each row's layers, as indices into its table of depths.
 KNOWN, LED, DEPTH, K, EXPLOIT, THINK_ONLY, NORMED, ORDER = range(8)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the admitted requests need of a step, at most."""
+
+    k: int
+    latents: int  # latent layers that one request reads
+    deepest: int  # captured layers, from the deepest on, that the requests read
+    latent_norm: bool  # whether any request has it on
 
 
 class DecodingSlots:
@@ -25,6 +36,7 @@ class DecodingSlots:
         self.phase = torch.zeros(count + 1, dtype=torch.bool, device=device)
         self.free = list(range(count))
         self.decoding: dict[int, DecodingParams] = {}
+        self._needs: Needs | None = None
 
     def admit(self, params: DecodingParams, markers: ThinkMarkers | None, token_ids: Sequence[int]) -> int:
         """Takes a slot for a request of which `token_ids` (prompt, and output so far) are known; returns it.
@@ -44,15 +56,25 @@ class DecodingSlots:
         self.settings[slot] = torch.tensor(row).to(self.device, non_blocking=True)
         self.phase[slot] = thinking
         self.decoding[slot] = params
+        self._needs = None
         return slot
 
-    def deepest(self) -> int:
-        """How many of the captured layers, from the deepest on, the admitted requests need."""
-        layers = {layer for params in self.decoding.values() for layer in params.layers(self.num_layers)}
-        return max((1 + self.captured.index(layer) for layer in layers), default=0)
+    def needs(self) -> Needs:
+        """Of the requests admitted now, at least one; worked out when they change, not at every step."""
+        if self._needs is None:
+            requests = set(self.decoding.values())
+            read = [params.layers(self.num_layers) for params in requests]
+            self._needs = Needs(
+                k=max(params.k for params in requests),
+                latents=max(map(len, read)),
+                deepest=max((1 + self.captured.index(layer) for layers in read for layer in layers), default=0),
+                latent_norm=any(params.latent_norm for params in requests),
+            )
+        return self._needs
 
     def release(self, slot: int) -> None:
         del self.decoding[slot]
+        self._needs = None
         self.free.append(slot)
 
     def explore_mask(self, slots: Tensor, tokens: Tensor, positions: Tensor, markers: ThinkMarkers | None) -> Tensor:

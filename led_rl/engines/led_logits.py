@@ -62,12 +62,12 @@ def rewrite_logits(
         positions: (rows,) of the token fed in.
         record: called with the (rows, depth, k) posteriors and the distribution.
     """
-    params = list(slots.decoding.values())
+    needs = slots.needs()
     settings = slots.settings[slot_of_row]  # (rows, settings)
     greedy = temperature == 0
     scale = torch.where(greedy, 1.0, temperature)[:, None]  # (rows, 1)
 
-    k = min(max(p.k for p in params), logits.shape[-1])
+    k = min(needs.k, logits.shape[-1])
     final, candidates = logits.topk(k, dim=-1)  # (rows, k)
     ranks = torch.arange(k, device=logits.device)
     allowed = ~torch.isneginf(final) & (ranks < settings[:, K, None])
@@ -75,15 +75,13 @@ def rewrite_logits(
     entropy_final = -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
     posteriors = [log_p.gather(-1, candidates).exp()]
 
-    needed = max(len(p.layers(slots.num_layers)) for p in params)
-    if needed:
-        normed = settings[:, NORMED].bool() if any(p.latent_norm for p in params) else None
-        for index in range(slots.deepest()):
-            latent = rows.model.latent_logits(rows.latent(index), normed).float() / scale  # (rows, vocab)
-            log_normaliser = torch.logsumexp(latent, dim=-1, keepdim=True)
-            posteriors.append((latent.gather(-1, candidates) - log_normaliser).exp())
+    normed = settings[:, NORMED].bool() if needs.latent_norm else None
+    for index in range(needs.deepest):
+        latent = rows.model.latent_logits(rows.latent(index), normed).float() / scale  # (rows, vocab)
+        log_normaliser = torch.logsumexp(latent, dim=-1, keepdim=True)
+        posteriors.append((latent.gather(-1, candidates) - log_normaliser).exp())
     table = torch.stack(posteriors, dim=1)  # (rows, 1 + latents, k)
-    order = settings[:, ORDER : ORDER + 1 + needed]
+    order = settings[:, ORDER : ORDER + 1 + needs.latents]
     table = table.gather(1, order[:, :, None].expand(-1, -1, k))  # (rows, depth, k) in each row's own order
 
     exploits = settings[:, EXPLOIT].bool()

@@ -16,7 +16,7 @@ from typing import Any
 
 from led_rl.engines.vllm_cpu import set_cpu_environment
 
-DEPTH, K, TEMPERATURE = 4, 8, 1.0
+DEPTH, K, TEMPERATURE, SAMPLES = 4, 8, 1.0, 16
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def commands(size: Size) -> dict[str, list[str]]:
         "GRPO, standard sampling": [*train, "recipes/quickstart_standard.yaml", *overrides("standard")],
         "evaluation: three checkpoints x three decodings, held-out problems": [
             *(str(tools / "led-rl"), "evaluate", "--model", *models, "--data", f"{base}/test.jsonl"),
-            *("--reward", "countdown", "--output", str(size.folder / "evaluation"), "--n", "16"),
+            *("--reward", "countdown", "--output", str(size.folder / "evaluation"), "--n", str(SAMPLES)),
             *("--temperature", str(TEMPERATURE), "--depth", str(DEPTH), "--k", str(K), "--max-tokens", "136"),
             *("--limit", str(size.problems), "--chunk", str(size.chunk)),
         ],
@@ -122,7 +122,7 @@ def write(size: Size) -> None:
             "GRPO (the standard run differs in `decoding`)": recipe,
             "evaluation": {
                 "problems": size.problems,
-                "samples": 16,
+                "samples": SAMPLES,
                 "temperature": TEMPERATURE,
                 "depth": DEPTH,
                 "k": K,
