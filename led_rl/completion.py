@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from led_rl.decoding import DecodingParams
-from led_rl.thinking import ThinkMarkers
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,6 @@ class Completion:
 
 class Engine(Protocol):
     """What evaluation needs of an engine."""
-
-    markers: ThinkMarkers
 
     def generate(
         self, prompts: list[list[int]], decoding: DecodingParams, sampling: Sampling

@@ -4,12 +4,17 @@ vLLM carries `SamplingParams.extra_args` from client to sampler; over HTTP only 
 get through, so every parameter is one flat key that starts with `led`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from led_rl.thinking import END, START
+
 PREFIX = "led"
-DECODINGS = ("standard", "led", "top_k_control")
+READS_LATENTS = {"standard": False, "led": True, "top_k_control": False, "led_reference": True}
+DECODINGS = tuple(READS_LATENTS)
+DRAWS = ("coin", "marginal")
+AGGREGATIONS = ("cumulative_sum", "mean_all", "max_entropy_layer", "product")
 THINK_STARTS = ("prompt", "marker")
 
 
@@ -22,17 +27,24 @@ class DecodingParams:
     """Decoding of one request.
 
     Attributes:
-        decoding: `standard` (the engine's own sampling), `led`, or `top_k_control`: while thinking, the final layer's
-            distribution restricted to its k most probable tokens; the control in every comparison with LED.
+        decoding: `standard` (the engine's own sampling), `led`, `top_k_control`: while thinking, the final layer's
+            distribution restricted to its k most probable tokens; the control in every comparison with LED, or
+            `led_reference`: LED as its reference code computes it, a full softmax of every layer of every row; slow,
+            for benchmarks.
         depth: layers read, final layer included (d in the paper); 1 is the final layer alone.
         k: candidates: the final layer's k most probable tokens.
         latent_layers: explicit latent layers, in the order of aggregation, by the number of transformer layers that the
             residual stream has passed (`hidden_states[l]` of transformers); None means L-1, L-2, ... L-depth+1.
         latent_norm: apply the model's final norm to latent states before the LM head.
         exploit: mix in the final layer with weight max p_L; False always explores (ablation).
+        draw: `coin` draws first whether the row explores, reads latent layers only if it does, and reports the
+            log-probability given that branch; `marginal` draws once from mu and reports log mu. Both follow mu.
+        aggregation: how latent layers join the final one (led_rl/led.py); `cumulative_sum` is the paper's.
         think_only: explore only between the think markers; False explores to the end.
         think_start: with no think marker in the prompt, `prompt` thinks from the first generated token on (as in the
             paper), `marker` waits until the model opens the think part itself.
+        start_marker: what opens the think part: text that the tokenizer turns into one token or several, or token ids.
+        end_marker: what closes it, likewise.
     """
 
     decoding: str = "standard"
@@ -41,11 +53,17 @@ class DecodingParams:
     latent_layers: tuple[int, ...] | None = None
     latent_norm: bool = False
     exploit: bool = True
+    draw: str = "coin"
+    aggregation: str = "cumulative_sum"
     think_only: bool = True
     think_start: str = "prompt"
+    start_marker: str | tuple[int, ...] = START
+    end_marker: str | tuple[int, ...] = END
 
     def __post_init__(self) -> None:
         _one_of("decoding", self.decoding, DECODINGS)
+        _one_of("draw", self.draw, DRAWS)
+        _one_of("aggregation", self.aggregation, AGGREGATIONS)
         _one_of("think_start", self.think_start, THINK_STARTS)
         _integer("depth", self.depth, 1)
         _integer("k", self.k, 1)
@@ -56,22 +74,28 @@ class DecodingParams:
             else:
                 raise DecodingError(f"{PREFIX}_{name} must be true or false, got {value!r}")
         if self.latent_layers is not None:
-            if isinstance(self.latent_layers, str) or not hasattr(self.latent_layers, "__iter__"):
-                raise DecodingError(f"{PREFIX}_latent_layers must be a list of integers, got {self.latent_layers!r}")
-            layers = tuple(self.latent_layers)
-            for layer in layers:
-                _integer("latent_layers", layer, 0)
+            layers = _integers("latent_layers", self.latent_layers)
             if len(set(layers)) != len(layers):
                 raise DecodingError(f"{PREFIX}_latent_layers must not repeat a layer, got {list(layers)}")
             object.__setattr__(self, "latent_layers", layers)
+        for name in ("start_marker", "end_marker"):
+            marker = getattr(self, name)
+            if not marker:
+                raise DecodingError(f"{PREFIX}_{name} must not be empty")
+            if not isinstance(marker, str):
+                object.__setattr__(self, name, _integers(name, marker))
 
     @property
     def is_standard(self) -> bool:
         return self.decoding == "standard"
 
+    @property
+    def reads_latents(self) -> bool:
+        return READS_LATENTS[self.decoding]
+
     def layers(self, num_layers: int) -> tuple[int, ...]:
         """Latent layers in the order of aggregation, for a model of `num_layers` layers; raises if it has too few."""
-        if self.decoding != "led":
+        if not self.reads_latents:
             return ()
         layers = self.latent_layers
         if layers is None:
@@ -126,6 +150,15 @@ class DecodingParams:
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise DecodingError(f"{PREFIX}_{name} must be one of {', '.join(allowed)}; got {value!r}")
+
+
+def _integers(name: str, values: object) -> tuple[int, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise DecodingError(f"{PREFIX}_{name} must be a list of integers, got {values!r}")
+    values = tuple(values)
+    for value in values:
+        _integer(name, value, 0)
+    return values
 
 
 def _integer(name: str, value: object, least: int) -> None:

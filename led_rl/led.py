@@ -12,6 +12,9 @@ temperature:
     b    = normalise(P[0])                                    "exploit"
     mu   = conf * b + (1 - conf) * q,  conf = max p_L         the behaviour policy
 
+That is the aggregation `cumulative_sum`. For ablations: `mean_all` takes q = A[d-1]; `max_entropy_layer` A[j] =
+normalise(P[j]); `product` A[j] = normalise(P[0] * ... * P[j]).
+
 Nothing here knows an engine; the engines compute the same quantities from the same functions.
 """
 
@@ -19,6 +22,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from led_rl.decoding import AGGREGATIONS
 
 EPS = 1e-6
 TIE = 1e-12  # nats
@@ -41,6 +46,7 @@ def led_distribution(
     temperature: float | Tensor = 1.0,
     eps: float = EPS,
     exploit: bool = True,
+    aggregation: str = AGGREGATIONS[0],
 ) -> LEDDistribution:
     """LED's next-token distribution from the logits of all its layers.
 
@@ -52,6 +58,7 @@ def led_distribution(
             the coin between the branches stays.
         eps: floor of a candidate's probability in every layer.
         exploit: False draws from `explore` alone (the paper's ablation).
+        aggregation: one of AGGREGATIONS.
 
     Raises:
         ValueError: a wrong shape, k < 1, or a negative temperature.
@@ -71,7 +78,7 @@ def led_distribution(
     index = candidates[:, None].expand(-1, layer_logits.shape[1], -1)
     log_normaliser = torch.logsumexp(layer_logits, dim=-1, keepdim=True)  # (rows, depth, 1)
     posteriors = (layer_logits.gather(-1, index) - log_normaliser).exp()  # (rows, depth, k)
-    return combine(candidates, posteriors, allowed, greedy=greedy, exploit=exploit, eps=eps)
+    return combine(candidates, posteriors, allowed, greedy=greedy, exploit=exploit, aggregation=aggregation, eps=eps)
 
 
 def row_temperature(temperature: float | Tensor, rows: int, like: Tensor) -> Tensor:
@@ -95,6 +102,7 @@ def combine(
     depth: Tensor | None = None,
     greedy: Tensor | None = None,
     exploit: bool | Tensor = True,
+    aggregation: str | Tensor = AGGREGATIONS[0],
     eps: float = EPS,
 ) -> LEDDistribution:
     """LED from the candidates' posteriors in each layer: the part of the method that does not see the vocabulary.
@@ -106,25 +114,13 @@ def combine(
         depth: (rows,) layers to use in each row where rows differ; the default is all of them.
         greedy: (rows,) True where a row takes each branch's argmax.
         exploit: False, or False in a (rows,) tensor, draws from `explore` alone.
+        aggregation: one of AGGREGATIONS, or a (rows,) tensor of indices into it.
 
-    Sums run in float64: they are tiny (rows x depth x k). Entropies that differ by less than TIE are a tie: layers that
-    agree exactly would otherwise be told apart by rounding.
+    Sums run in float64: they are tiny (rows x depth x k).
     """
     dtype = posteriors.dtype
-    floored = posteriors.double().clamp_min(eps) * allowed[:, None]  # (rows, depth, k)
-    aggregates = floored.cumsum(dim=1)
-    aggregates = aggregates / aggregates.sum(-1, keepdim=True)
-    entropies = entropy(aggregates)  # (rows, depth)
-    if depth is not None:
-        unused = torch.arange(entropies.shape[1], device=entropies.device) >= depth[:, None]
-        entropies = entropies.masked_fill(unused, -1.0)
-    chosen = (entropies >= entropies.amax(1, keepdim=True) - TIE).int().argmax(dim=1)  # (rows,) first maximum
-
-    b = aggregates[:, 0]  # (rows, k)
-    q = aggregates.gather(1, chosen[:, None, None].expand(-1, 1, aggregates.shape[-1])).squeeze(1)
-    if greedy is not None:
-        b = torch.where(greedy[:, None], _one_hot_argmax(b), b)
-        q = torch.where(greedy[:, None], _one_hot_argmax(q), q)
+    b = exploit_branch(posteriors[:, 0], allowed, greedy=greedy, eps=eps)
+    q, chosen = explore_branch(posteriors, allowed, depth=depth, greedy=greedy, aggregation=aggregation, eps=eps)
     confidence = posteriors[:, 0, 0].double()  # the first candidate is the final layer's most probable token
     weight = confidence if isinstance(exploit, bool) else torch.where(exploit, confidence, 0.0)
     weight = (weight if exploit is not False else torch.zeros_like(weight))[:, None]
@@ -132,6 +128,87 @@ def combine(
     return LEDDistribution(
         candidates, b.to(dtype), q.to(dtype), confidence.to(dtype), chosen, (mu / mu.sum(-1, keepdim=True)).to(dtype)
     )
+
+
+def exploit_branch(posterior: Tensor, allowed: Tensor, *, greedy: Tensor | None = None, eps: float = EPS) -> Tensor:
+    """b, (rows, k) float64: the final layer's (rows, k) posterior on the candidates, renormalised."""
+    b = posterior.double().clamp_min(eps) * allowed
+    b = b / b.sum(-1, keepdim=True)
+    return b if greedy is None else torch.where(greedy[:, None], _one_hot_argmax(b), b)
+
+
+def explore_branch(
+    posteriors: Tensor,
+    allowed: Tensor,
+    *,
+    depth: Tensor | None = None,
+    greedy: Tensor | None = None,
+    aggregation: str | Tensor = AGGREGATIONS[0],
+    eps: float = EPS,
+) -> tuple[Tensor, Tensor]:
+    """q, (rows, k) float64, and j*, (rows,): the aggregate of largest entropy. Arguments as in `combine`.
+
+    Entropies that differ by less than TIE are a tie, and the first wins: layers that agree exactly would otherwise be
+    told apart by rounding.
+    """
+    floored = posteriors.double().clamp_min(eps) * allowed[:, None]  # (rows, depth, k)
+    takes_all: bool | Tensor
+    if isinstance(aggregation, str):
+        aggregates, takes_all = _aggregates(floored, aggregation), aggregation == "mean_all"
+    else:
+        kinds = torch.stack([_aggregates(floored, name) for name in AGGREGATIONS])  # (kinds, rows, depth, k)
+        aggregates = kinds[aggregation, torch.arange(len(floored), device=floored.device)]
+        takes_all = aggregation == AGGREGATIONS.index("mean_all")
+    entropies = entropy(aggregates)  # (rows, depth)
+    if depth is not None:
+        unused = torch.arange(entropies.shape[1], device=entropies.device) >= depth[:, None]
+        entropies = entropies.masked_fill(unused, -1.0)
+    chosen = (entropies >= entropies.amax(1, keepdim=True) - TIE).int().argmax(dim=1)  # (rows,) first maximum
+    if takes_all is not False:
+        last = torch.full_like(chosen, entropies.shape[1] - 1) if depth is None else depth - 1
+        chosen = last if takes_all is True else torch.where(takes_all, last, chosen)
+    q = aggregates.gather(1, chosen[:, None, None].expand(-1, 1, aggregates.shape[-1])).squeeze(1)
+    return (q if greedy is None else torch.where(greedy[:, None], _one_hot_argmax(q), q)), chosen
+
+
+def _aggregates(floored: Tensor, aggregation: str) -> Tensor:
+    """(rows, depth, k) -> A, (rows, depth, k): entry j aggregates the layers from the final one down to j."""
+    if aggregation == "max_entropy_layer":
+        aggregates = floored
+    elif aggregation == "product":
+        logs = floored.log().cumsum(dim=1)  # -inf stays where a candidate is not allowed
+        aggregates = (logs - logs.amax(-1, keepdim=True)).exp()
+    else:
+        aggregates = floored.cumsum(dim=1)
+    return aggregates / aggregates.sum(-1, keepdim=True)
+
+
+def toss_coin(uniform: Tensor, confidence: Tensor, exploit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Splits one uniform number into the coin and a fresh uniform number for the draw within the branch.
+
+    Args:
+        uniform: (rows,) float64 in [0, 1), a multiple of 2**-52.
+        confidence: (rows,) probability of the exploit branch.
+        exploit: (rows,) False where a row always explores.
+
+    Returns:
+        (rows,) bool, True to explore, and (rows,) float64 in [0, 1), independent of it.
+    """
+    p_explore = 1 - confidence.double()
+    if exploit is not None:
+        p_explore = torch.where(exploit, p_explore, 1.0)
+    explore = uniform < p_explore
+    rest = torch.where(explore, uniform / p_explore, (uniform - p_explore) / (1 - p_explore))
+    return explore, rest.clamp(0, 1 - 2**-52)
+
+
+def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """(rows,) index drawn from each row of (rows, k) float64 `probabilities` (need not sum to one) by its uniform.
+
+    An index of probability 0 is never drawn: uniform <= 1 - 2**-52, so its product with a sum stays below the sum.
+    """
+    cdf = probabilities.cumsum(-1)
+    return torch.searchsorted(cdf, (uniform * cdf[:, -1])[:, None], right=True).squeeze(1)
 
 
 def entropy(probabilities: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """GRPO with LED rollouts: TRL's trainer and the few methods in which ours differs."""
 
+import logging
 import os
 import time
 from dataclasses import dataclass, field
@@ -14,10 +15,10 @@ from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import ensure_master_addr_port
 
-from led_rl.decoding import DECODINGS, DecodingParams
-from led_rl.engines.vllm_models import EngineOptions
+from led_rl.decoding import AGGREGATIONS, DECODINGS, PREFIX, DecodingParams
+from led_rl.engines.engine_options import EngineOptions
 from led_rl.rollout import LEDVLLMGeneration, rollouts_by
-from led_rl.thinking import MissingMarkersError, ThinkMarkers
+from led_rl.thinking import END, START, MissingMarkersError, ThinkMarkers
 
 IMPORTANCE_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")  # TRL finds out in step one
 SEQUENCE_LEVEL_REFUSAL = (
@@ -26,6 +27,11 @@ SEQUENCE_LEVEL_REFUSAL = (
     "the exponential of their SUM, which vanishes over a few dozen tokens, and the gradient with it. Allowed: "
     "'token_truncate' or 'token_mask', or vllm_importance_sampling_correction: false (the paper's way)."
 )
+NO_THOUGHT = (
+    "decoding: {decoding!r}, but no token of this rollout was sampled with it: no prompt ends inside a think part and "
+    "no completion opened one. Use a chat template that opens <think>, or led_think_only: false."
+)
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -56,6 +62,18 @@ class LEDGRPOConfig(GRPOConfig):
     )
     led_latent_norm: bool = field(default=False, metadata={"help": "Apply the final norm to latent states."})
     led_exploit: bool = field(default=True, metadata={"help": "Mix in the final layer by its confidence."})
+    led_draw: str | None = field(
+        default=None,
+        metadata={
+            "help": "'marginal' draws from mu, 'coin' tosses for the branch first (faster, importance ratios of higher "
+            "variance); default: marginal with importance-sampling correction, else coin."
+        },
+    )
+    led_aggregation: str = field(
+        default="cumulative_sum", metadata={"help": f"How latent layers join the final one: {', '.join(AGGREGATIONS)}."}
+    )
+    led_start_marker: str = field(default=START, metadata={"help": "What opens the think part."})
+    led_end_marker: str = field(default=END, metadata={"help": "What closes the think part."})
     led_think_only: bool = field(default=True, metadata={"help": "Explore only while the sequence thinks."})
     led_think_start: str = field(
         default="prompt", metadata={"help": "Prompts without a think marker: 'prompt' thinks at once, 'marker' waits."}
@@ -77,11 +95,6 @@ class LEDGRPOConfig(GRPOConfig):
             return
         if not self.use_vllm:
             raise ValueError(f"decoding: {self.decoding!r} needs use_vllm: true; only the vLLM engine samples with LED")
-        if self.vllm_mode != "colocate":
-            raise ValueError(
-                f"decoding: {self.decoding!r} with vllm_mode: {self.vllm_mode!r}: a server without led-rl would ignore "
-                "the decoding in silence; allowed so far: vllm_mode: colocate"
-            )
         if self.vllm_importance_sampling_correction and self.vllm_importance_sampling_mode.startswith("sequence"):
             raise ValueError(
                 SEQUENCE_LEVEL_REFUSAL.format(mode=self.vllm_importance_sampling_mode, decoding=self.decoding)
@@ -108,6 +121,10 @@ class LEDGRPOConfig(GRPOConfig):
             latent_layers=None if self.led_latent_layers is None else tuple(self.led_latent_layers),
             latent_norm=self.led_latent_norm,
             exploit=self.led_exploit,
+            draw=self.led_draw or ("marginal" if self.vllm_importance_sampling_correction else "coin"),
+            aggregation=self.led_aggregation,
+            start_marker=self.led_start_marker,
+            end_marker=self.led_end_marker,
             think_only=self.led_think_only,
             think_start=self.led_think_start,
         )
@@ -118,11 +135,14 @@ class LEDGRPOTrainer(GRPOTrainer):
 
     * the rollout engine is `LEDVLLMGeneration`: vLLM that captures latent states, seeded with the run's seed, its
       arguments open to the recipe, its weights replaceable on CPU;
-    * each rollout request carries the decoding in its `extra_args`; the log-probabilities that come back are those of
-      the behaviour policy mu, and TRL's own importance-sampling correction uses them;
+    * each rollout request carries the decoding, in its `extra_args` or, to a server, in its `vllm_xargs`; the
+      log-probabilities that come back are those of the behaviour policy mu, and TRL's own importance-sampling
+      correction uses them;
+    * with `vllm_mode: server`, the server must prove at construction that it samples with LED (`LEDClient`);
     * logged beside TRL's metrics at every step: `rollout/*` (thinking, answer and total length in tokens, tokens/s),
       `time/*` (rollout, reward, weight_sync, training; seconds, the slowest process) and, with LED, `led/*`
-      (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth).
+      (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth; not
+      with a server, which hands on tokens and log-probabilities alone).
 
     The loss, the advantages, the data flow and checkpoints are TRL's.
     """
@@ -136,13 +156,17 @@ class LEDGRPOTrainer(GRPOTrainer):
         self._reward_seconds = 0.0
         self._rollout_tokens = 0
         options = EngineOptions()
-        if not self.decoding.is_standard:
+        served = args.use_vllm and args.vllm_mode == "server"
+        if served or not self.decoding.is_standard:
+            # A server may have a default decoding: requests for standard decoding say so too.
+            wanted = self.decoding.to_extra_args() or {f"{PREFIX}_decoding": self.decoding.decoding}
+            key = "vllm_xargs" if served else "extra_args"  # a server ignores the latter
             generation_kwargs: dict[str, Any] = dict(args.generation_kwargs or {})  # type: ignore[arg-type]
-            extra_args = {**generation_kwargs.get("extra_args", {}), **self.decoding.to_extra_args()}
-            args.generation_kwargs = {**generation_kwargs, "extra_args": extra_args}
-            options = EngineOptions.for_decoding(self.decoding)
+            args.generation_kwargs = {**generation_kwargs, key: {**generation_kwargs.get(key, {}), **wanted}}
+            options = EngineOptions.for_decoding(self.decoding, final_entropy=True)
         make_rollouts = partial(
             LEDVLLMGeneration,
+            decoding=self.decoding,
             options=options,
             engine_arguments=dict(args.vllm_engine_arguments or {}),
             run_seed=args.seed,
@@ -150,6 +174,8 @@ class LEDGRPOTrainer(GRPOTrainer):
         with rollouts_by(make_rollouts):
             super().__init__(model, reward_funcs, args, **kwargs)
         self.markers = check_decoding(self.decoding, self._model.config, self._tokenizer)
+        if served and not self.decoding.is_standard and self.accelerator.is_main_process:
+            logger.warning("rollouts come from a server: led/* is not logged, rollout/* and time/* are")
         self.add_callback(_StepClock(self))
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
@@ -183,16 +209,17 @@ class LEDGRPOTrainer(GRPOTrainer):
             self._append("rollout/answer_length", (total - thought) / count)
         if statistics is not None and self.decoding.decoding == "led":
             self._log_led(dict(zip(statistics, sums, strict=True)))
+        elif self.decoding.think_only and not (self.decoding.is_standard or statistics or thought):  # from a server
+            raise RuntimeError(NO_THOUGHT.format(decoding=self.decoding.decoding))
 
     def _log_led(self, sums: dict[str, float]) -> None:
-        rows = sums.pop("rows")
+        rows, read = sums.pop("rows"), sums.pop("read")
         if not rows:
-            raise RuntimeError(
-                "decoding: 'led', but no token of this rollout was sampled with it: no prompt ends inside a think part "
-                "and no completion opened one. Use a chat template that opens <think>, or led_think_only: false."
-            )
+            raise RuntimeError(NO_THOUGHT.format(decoding=self.decoding.decoding))
         for name, total in sums.items():
-            self._append(f"led/{'explored_fraction' if name == 'explored' else name}", total / rows)
+            share = total / (rows if not name.startswith("depth_") else max(read, 1.0))
+            self._append(f"led/{'explored_fraction' if name == 'explored' else name}", share)
+        self._append("led/read_fraction", read / rows)
 
     def _log_step(self, step_seconds: float) -> None:
         """Where the wall time of one optimizer step went; the slowest process counts."""

@@ -85,7 +85,8 @@ def engine(tiny_model):
     """One vLLM engine with LED, shared by the tests."""
     from led_rl.engines.vllm_engine import VLLMEngine
 
-    return VLLMEngine(tiny_model, depth=8, max_model_len=256, max_num_seqs=128)
+    # room for every prompt at once: vLLM on CPU crashes on a seeded request whose prefill is cut into chunks
+    return VLLMEngine(tiny_model, depth=8, max_model_len=256, max_num_seqs=128, max_num_batched_tokens=16384)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from led_rl.decoding import DECODINGS, DecodingError, DecodingParams
-from led_rl.engines.vllm_models import EngineOptions
+from led_rl.engines.engine_options import EngineOptions
 
 KEYS = (
     "led_decoding",

@@ -389,7 +389,7 @@ def test_the_command_runs_end_to_end_on_a_tiny_model(tmp_path, capsys):
     assert evaluate_main([*command, "--temperature", "0.7"]) == 2
     assert "arms.led.sampling.temperature: recorded 1.0, now 0.7" in capsys.readouterr().err
     for wrong, message in (
-        (["--decodings", "standard,beam"], "must be one of standard, led, top_k_control; got 'beam'"),
+        (["--decodings", "standard,beam"], "must be one of standard, led, top_k_control, led_reference; got 'beam'"),
         (["--model", "x=1", "x=2"], "two checkpoints are called 'x'"),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["--reward-options", "[]"], "must be a JSON object"),

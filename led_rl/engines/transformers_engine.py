@@ -28,9 +28,11 @@ class TransformersEngine:
             model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.markers = ThinkMarkers.from_tokenizer(tokenizer)
         end = model.generation_config.eos_token_id
         self.end_tokens = {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
+
+    def markers(self, decoding: DecodingParams) -> ThinkMarkers:
+        return ThinkMarkers.from_tokenizer(self.tokenizer, decoding.start_marker, decoding.end_marker)
 
     def layer_logits(self, hidden_states: Sequence[Tensor], decoding: DecodingParams) -> Tensor:
         """(..., hidden) states after 0 ... L layers -> (..., depth, vocab) logits before temperature, final first.
@@ -55,7 +57,9 @@ class TransformersEngine:
         """
         output = self.model(torch.tensor([list(token_ids)]), output_hidden_states=True)
         logits = self.layer_logits([state[0] for state in output.hidden_states], decoding)
-        distribution = led_distribution(logits, decoding.k, temperature, exploit=decoding.exploit)
+        distribution = led_distribution(
+            logits, decoding.k, temperature, exploit=decoding.exploit, aggregation=decoding.aggregation
+        )
         return distribution, torch.softmax(logits / (temperature or 1.0), dim=-1)
 
     @torch.no_grad()
@@ -71,7 +75,8 @@ class TransformersEngine:
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in requests])
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         unmarked = decoding.think_start == "prompt"
-        thinking = [self.markers.thinking_after(prompt, unmarked) for prompt in requests]
+        automaton = self.markers(decoding).automaton
+        phase = [automaton.state_after(prompt, unmarked) for prompt in requests]
         sampled: list[list[int]] = [[] for _ in requests]
         logprobs: list[list[float]] = [[] for _ in requests]
         phases: list[list[bool]] = [[] for _ in requests]
@@ -83,6 +88,7 @@ class TransformersEngine:
             )
             cache = output.past_key_values
             states = [state[:, -1] for state in output.hidden_states]
+            thinking = [automaton.thinks(state) for state in phase]
             log_policy = self._log_policy(states, decoding, sampling, thinking)  # (rows, vocab)
             step = []
             for row, generator in enumerate(generators):
@@ -93,8 +99,7 @@ class TransformersEngine:
                 sampled[row].append(token)
                 logprobs[row].append(float(log_policy[row, token]))
                 phases[row].append(thinking[row])
-                if token in (self.markers.start, self.markers.end):
-                    thinking[row] = token == self.markers.start
+                phase[row] = automaton.step(phase[row], token)
                 if token in self.end_tokens:
                     running.discard(row)
             if not running:
@@ -113,8 +118,10 @@ class TransformersEngine:
         """(rows, vocab) log-probabilities from which each row draws: its decoding's, or standard sampling."""
         logits = self.layer_logits(states, decoding)  # (rows, depth, vocab)
         policy = standard_policy(logits[:, 0], sampling)
-        if decoding.decoding == "led":
-            led = led_distribution(logits, decoding.k, sampling.temperature, exploit=decoding.exploit)
+        if decoding.reads_latents:
+            led = led_distribution(
+                logits, decoding.k, sampling.temperature, exploit=decoding.exploit, aggregation=decoding.aggregation
+            )
             explored = torch.zeros_like(policy).scatter_(-1, led.candidates, led.mu)
         elif decoding.decoding == "top_k_control":
             explored = standard_policy(logits[:, 0], Sampling(sampling.temperature, top_k=decoding.k))

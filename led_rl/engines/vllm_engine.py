@@ -1,30 +1,35 @@
 """A vLLM engine in this process: built with LED switched on, generating the records that evaluation works with."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from led_rl.completion import Completion, Sampling
 from led_rl.decoding import DecodingParams
-from led_rl.engines.vllm_models import EngineOptions
+from led_rl.engines.engine_options import EngineOptions
 from led_rl.thinking import ThinkMarkers
+
+if TYPE_CHECKING:
+    from led_rl.engines.request_decoder import RequestDecoder
 
 # On CPU a float32 checkpoint would load as bfloat16, and compiling costs more than a minute at every start.
 CPU_ENGINE_ARGUMENTS: dict[str, Any] = {"dtype": "float32", "enforce_eager": True, "use_tqdm_on_load": False}
 
 
 @contextmanager
-def engine_environment(options: EngineOptions) -> Iterator[None]:
-    """The environment in which an engine must be BUILT to capture the latent states of `options`."""
-    from led_rl.engines.vllm_cpu import keep_weights_replaceable
-    from led_rl.engines.vllm_plugin import register
+def engine_environment(options: EngineOptions, default: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """The environment in which an engine must be BUILT to capture the latent states of `options`.
 
-    wanted = options.to_environment()
-    if options.depth:
-        wanted["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # LED is in the V1 runner so far; V2 is the default on GPUs
+    `default`: the request keys of requests that name no decoding; none, whatever the environment says.
+    """
+    from led_rl.engines.vllm_cpu import keep_weights_replaceable
+    from led_rl.engines.vllm_plugin import DEFAULT_VARIABLE, register
+
+    wanted = {**options.to_environment(), DEFAULT_VARIABLE: json.dumps(dict(default)) if default else ""}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -40,12 +45,15 @@ def engine_environment(options: EngineOptions) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def led_batch(llm: Any) -> Any:
-    """The engine's `LEDBatch`; None if it was built without LED. The engine must run in this process."""
+def request_decoder(llm: Any) -> "RequestDecoder | None":
+    """What draws for LED in an engine that runs in this process: its counters and trace; None if built without LED."""
     from led_rl.engines.vllm_v1 import LEDBatch
 
     runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
-    return next((p for p in runner.input_batch.logitsprocs.argmax_invariant if isinstance(p, LEDBatch)), None)
+    if hasattr(runner, "model_state"):  # runner V2
+        return getattr(runner.model_state, "led_decoder", None)
+    processors = runner.input_batch.logitsprocs.argmax_invariant
+    return next((p.decoder for p in processors if isinstance(p, LEDBatch)), None)
 
 
 class VLLMEngine:
@@ -82,7 +90,6 @@ class VLLMEngine:
                 **(defaults | engine_args),
             )
         self.tokenizer = self.llm.get_tokenizer()
-        self.markers = ThinkMarkers.from_tokenizer(self.tokenizer)
 
     def generate(
         self, prompts: list[list[int]], decoding: DecodingParams, sampling: Sampling
@@ -108,13 +115,14 @@ class VLLMEngine:
         ]
         inputs = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts for _ in range(sampling.n)]
         outputs: list[Any] = self.llm.generate(inputs, requests, use_tqdm=False)
+        markers = ThinkMarkers.from_tokenizer(self.tokenizer, decoding.start_marker, decoding.end_marker)
         unmarked = decoding.think_start == "prompt"
         completions = []
         for output in outputs:
             sampled = output.outputs[0]
             tokens = list(sampled.token_ids)
             logprobs = [step[token].logprob for step, token in zip(sampled.logprobs, tokens, strict=True)]
-            thinking = self.markers.thinking_mask(output.prompt_token_ids, tokens, unmarked)
+            thinking = markers.thinking_mask(output.prompt_token_ids, tokens, unmarked)
             completions.append(Completion(tokens, logprobs, thinking, sampled.finish_reason == "stop"))
         return [completions[i : i + sampling.n] for i in range(0, len(completions), sampling.n)]
 

@@ -1,28 +1,28 @@
-"""vLLM model classes that hand their latent states on to the sampler.
+"""vLLM model classes that keep their latent states for the sampler.
 
-For each supported architecture the plugin registers a subclass of vLLM's own model. It asks the inner model for the
-auxiliary hidden states that vLLM already knows how to return (EAGLE-3 uses them), and returns ONE wide tensor
-
-    [ normed h_L | latent states, deepest layer first | token id and position of the row, in base-256 digits ]
-
-concatenated outside the compiled inner model, so that every runner buffer (CUDA-graph copies and padding included)
-carries it unchanged to `compute_logits`. There the first `hidden` columns go on as usual, and the rows to be sampled
-are kept for the sampler, which runs next.
+For each supported architecture the plugin registers a subclass of vLLM's own model, whose decoder layers keep what
+enters them: the residual stream after l layers, at the rows of the step that will be sampled and at no other. The rows
+lie in buffers made with the model: the engine's memory profiling counts them, CUDA-graph replay fills them, and no
+prefill token costs anything. What the model returns is unchanged.
 """
 
+import functools
 import importlib
-import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
+from vllm.utils.torch_utils import direct_register_custom_op
 
-from led_rl.decoding import DecodingParams
+from led_rl.engines.engine_options import EngineOptions
+from led_rl.engines.kernels import Head, LatentStatistics, latent_statistics, merge_ranks
 
-DEPTH_VARIABLE = "LED_RL_DEPTH"
-LAYERS_VARIABLE = "LED_RL_LATENT_LAYERS"
 CONFIG_KEY = "led_rl"
 ARCHITECTURES = (
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
     "LlamaForCausalLM",
     "MiMoForCausalLM",
     "MistralForCausalLM",
@@ -30,97 +30,88 @@ ARCHITECTURES = (
     "Qwen3ForCausalLM",
     "Qwen3MoeForCausalLM",
 )
-DIGITS = 3  # a number below 256**3 as three base-256 digits: bf16 holds integers up to 256 exactly
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """What the engine captures for LED; set once, before the engine is built. Depth 0: LED is off."""
+class LatentStates:
+    """Buffers for the rows of one step that are sampled; valid from the model's forward to the next one's.
 
-    depth: int = 0
-    latent_layers: tuple[int, ...] | None = None
+    Attributes:
+        rows: (max_rows,) int64 index of each sampled row among the step's tokens; 0 beyond the step's rows.
+        tokens, positions: (max_rows,) int64 token fed in at each row, and its position in the sequence.
+        states: (layers, max_rows, hidden) residual stream that enters each captured layer, in the model's dtype.
+    """
 
-    @classmethod
-    def for_decoding(cls, decoding: DecodingParams) -> "EngineOptions":
-        """What an engine must capture for requests of this decoding, and no more."""
-        if decoding.is_standard:
-            return cls()
-        if decoding.decoding != "led":
-            return cls(depth=1)  # our sampler, but no latent layers
-        layers = decoding.latent_layers
-        return cls(decoding.depth if layers is None else 1 + len(layers), layers)
+    def __init__(self, layers: int, max_rows: int, hidden: int, dtype: torch.dtype):
+        self.rows = torch.zeros(max_rows, dtype=torch.int64)
+        self.tokens = torch.zeros(max_rows, dtype=torch.int64)
+        self.positions = torch.zeros(max_rows, dtype=torch.int64)
+        self.states = torch.zeros(layers, max_rows, hidden, dtype=dtype)
+        self.count = 0
 
-    @classmethod
-    def from_environment(cls) -> "EngineOptions":
-        depth = os.environ.get(DEPTH_VARIABLE, "0")
-        layers = os.environ.get(LAYERS_VARIABLE, "")
-        try:
-            options = cls(int(depth), tuple(int(layer) for layer in layers.split(",")) if layers else None)
-        except ValueError as error:
-            raise ValueError(
-                f"{DEPTH_VARIABLE} must be an integer >= 0 and {LAYERS_VARIABLE} a comma-separated list of layers; "
-                f"got {depth!r} and {layers!r}"
-            ) from error
-        if options.depth < 0:
-            raise ValueError(f"{DEPTH_VARIABLE} must be an integer >= 0, got {depth!r}")
-        return options
+    def begin(self, rows: Tensor) -> None:
+        """Says which tokens of the coming step are sampled, (rows,); before the model's forward."""
+        self.count = rows.shape[0]
+        self.rows.zero_()  # a padded CUDA graph reads on beyond the step's rows
+        self.rows[: self.count].copy_(rows)
 
-    def to_environment(self) -> dict[str, str]:
-        return {
-            DEPTH_VARIABLE: str(self.depth),
-            LAYERS_VARIABLE: ",".join(map(str, self.latent_layers)) if self.latent_layers else "",
-        }
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.rows, self.tokens, self.positions, self.states))
 
-    def captured_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Latent layers the engine captures, deepest first."""
-        if self.latent_layers is not None:  # depth is then no more than the switch
-            if outside := [layer for layer in self.latent_layers if not 0 <= layer < num_layers]:
-                raise ValueError(f"{LAYERS_VARIABLE} names {outside}, but the model has layers 0 to {num_layers - 1}")
-            return tuple(sorted(set(self.latent_layers), reverse=True))
-        if self.depth > num_layers:
-            raise ValueError(f"{DEPTH_VARIABLE}={self.depth} is more than the model's {num_layers} layers")
-        return tuple(range(num_layers - 1, num_layers - self.depth, -1))
+
+def keep_rows(hidden: Tensor, residual: Tensor | None, rows: Tensor, kept: Tensor) -> None:
+    """Writes `hidden + residual`, (tokens, hidden), at the indices `rows` into `kept` (max_rows, hidden)."""
+    count = min(hidden.shape[0], rows.shape[0])
+    rows, kept = rows[:count], kept[:count]
+    torch.index_select(hidden, 0, rows, out=kept)
+    if residual is not None:
+        kept += residual.index_select(0, rows)
+
+
+direct_register_custom_op("led_rl_keep_rows", keep_rows, mutates_args=["kept"], fake_impl=lambda *_: None)
+
+
+@functools.cache
+def keeping(layer_class: Any) -> type:
+    """Subclass of a decoder layer that keeps what enters it. Attributes, names and weights are the layer's own."""
+
+    def forward(self, positions, hidden_states, residual, *args, **kwargs):
+        # Within torch.compile the copy must be an operator that the compiler neither traces into nor drops.
+        keep = torch.ops.vllm.led_rl_keep_rows if torch.compiler.is_compiling() else keep_rows
+        keep(hidden_states, residual, self.led_rows, self.led_kept)
+        return layer_class.forward(self, positions, hidden_states, residual, *args, **kwargs)
+
+    return type(f"Keeping{layer_class.__name__}", (layer_class,), {"forward": forward})
 
 
 @dataclass
 class SampledRows:
-    """The wide rows of the step being sampled, and the model they came from."""
+    """The model whose `compute_logits` ran last, and for how many rows."""
 
     model: "LatentStatesMixin"
-    wide: Tensor  # (rows, hidden * (1 + latents) + 2 * DIGITS)
-
-    def latent(self, index: int) -> Tensor:
-        """(rows, hidden) raw residual stream of captured layer `index`."""
-        hidden = self.model.led_hidden
-        return self.wide[:, hidden * (1 + index) : hidden * (2 + index)]
-
-    def token_and_position(self) -> tuple[Tensor, Tensor]:
-        """(rows,) int64 each: the token fed in at each row, and its position in the sequence."""
-        digits = self.wide[:, -2 * DIGITS :].long()
-        return from_digits(digits[:, :DIGITS]), from_digits(digits[:, DIGITS:])
+    count: int
 
 
 _sampled_rows: SampledRows | None = None
 
 
-def take_sampled_rows(count: int) -> SampledRows:
-    """The rows that `compute_logits` saw last. `compute_logits` and sampling alternate within one worker thread."""
+def take_sampled_rows(count: int) -> "LatentStatesMixin":
+    """The model that made the logits of `count` rows. `compute_logits` and sampling alternate within one thread."""
     global _sampled_rows
-    rows, _sampled_rows = _sampled_rows, None
-    if rows is None or rows.wide.shape[0] != count:
-        found = "none" if rows is None else str(rows.wide.shape[0])
+    sampled, _sampled_rows = _sampled_rows, None
+    if sampled is None or sampled.count != count or sampled.model.led_states.count != count:
+        found = "none" if sampled is None else f"{sampled.count} ({sampled.model.led_states.count} kept)"
         raise RuntimeError(
             f"LED is on for this batch of {count} rows, but the model handed on {found}: the latent states were lost "
             "between the model and the sampler. Stopping, rather than sample without LED in silence."
         )
-    return rows
+    return sampled.model
 
 
 class LatentStatesMixin:
     """Put before a vLLM `...ForCausalLM` class in the MRO."""
 
-    led_hidden: int
     led_layers: tuple[int, ...]  # captured latent layers, deepest first
+    led_states: LatentStates
     led_depth: int
 
     def __init__(self, *, vllm_config, prefix: str = ""):
@@ -128,50 +119,105 @@ class LatentStatesMixin:
         options = EngineOptions.from_environment()
         config = vllm_config.model_config.hf_text_config
         self.led_depth = options.depth
-        self.led_hidden = config.hidden_size
-        self.led_layers = options.captured_layers(config.num_hidden_layers) if options.depth else ()
-        if self.led_layers:
-            self.set_aux_hidden_state_layers(tuple(reversed(self.led_layers)))  # type: ignore[attr-defined]
-            # vLLM's compile-cache hash does not see auxiliary layers: without this, LED and plain runs share cached
-            # graphs, and one without the states can be loaded in silence.
-            vllm_config.additional_config[CONFIG_KEY] = list(self.led_layers)
+        if not options.depth:
+            return
+        self.led_layers = options.captured_layers(config.num_hidden_layers)
+        self.led_states = LatentStates(
+            len(self.led_layers),
+            vllm_config.scheduler_config.max_num_seqs,
+            config.hidden_size,
+            vllm_config.model_config.dtype,
+        )
+        for index, number in enumerate(self.led_layers):
+            try:
+                layer = self.model.layers[number]  # type: ignore[attr-defined]
+                layer.__class__ = keeping(type(layer))  # type: ignore[arg-type]
+            except (AttributeError, IndexError, TypeError) as error:
+                raise RuntimeError(
+                    f"{type(self).__name__} does not give LED the residual stream that enters layer {number}: {error}"
+                ) from error
+            layer.led_rows, layer.led_kept = self.led_states.rows, self.led_states.states[index]
+        # vLLM's compile-cache hash does not see what our layers add: without this, LED and plain runs share cached
+        # graphs, and one that keeps no states can be loaded in silence.
+        vllm_config.additional_config[CONFIG_KEY] = list(self.led_layers)
 
-    def forward(self, input_ids, positions, intermediate_tensors=None, inputs_embeds=None):
-        output = super().forward(input_ids, positions, intermediate_tensors, inputs_embeds)  # type: ignore[misc]
-        if not self.led_depth:
-            return output
-        hidden, latents = output if isinstance(output, tuple) else (output, [])
-        if len(latents) != len(self.led_layers):
-            raise RuntimeError(
-                f"{type(self).__name__} returned {len(latents)} latent states instead of {len(self.led_layers)}"
-            )
-        meta = torch.cat([to_digits(input_ids, hidden.dtype), to_digits(positions, hidden.dtype)], dim=-1)
-        return torch.cat([hidden, *reversed(latents), meta], dim=-1)
+    def forward(self, input_ids, positions, intermediate_tensors=None, inputs_embeds=None, **kwargs):
+        if self.led_depth and input_ids is not None:
+            kept = self.led_states
+            count = min(input_ids.shape[0], kept.rows.shape[0])
+            rows = kept.rows[:count]
+            kept.tokens[:count] = input_ids.index_select(0, rows)
+            kept.positions[:count] = positions.index_select(0, rows)
+        return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)  # type: ignore[misc]
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         global _sampled_rows
-        if self.led_depth and hidden_states.shape[-1] != self.led_hidden:
-            _sampled_rows = SampledRows(self, hidden_states)
-            hidden_states = hidden_states[:, : self.led_hidden].contiguous()
+        if self.led_depth:
+            _sampled_rows = SampledRows(self, hidden_states.shape[0])
         return super().compute_logits(hidden_states)  # type: ignore[misc]
 
-    def latent_logits(self, states: Tensor, normed: Tensor | None) -> Tensor:
-        """(rows, hidden) raw states -> (rows, vocab) logits; rows where `normed` go through the final norm first."""
-        if normed is not None:
-            states = torch.where(normed[:, None], self.model.norm(states), states)  # type: ignore[attr-defined]
-        return super().compute_logits(states.contiguous())  # type: ignore[misc]
+    def get_model_state_cls(self) -> type:
+        """Runner V2 asks the model for its `ModelState`, which supplies the sampler."""
+        if self.led_depth:
+            from led_rl.engines.vllm_v2 import LEDModelState
 
+            return LEDModelState
+        from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
-def to_digits(numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """(n,) integers below 256**DIGITS -> (n, DIGITS) base-256 digits, exact in fp16, bf16 and fp32."""
-    shifts = torch.arange(0, 8 * DIGITS, 8, device=numbers.device)
-    return ((numbers[:, None] >> shifts) & 255).to(dtype)
+        return DefaultModelState
 
+    def led_head(self) -> Head:
+        """This rank's LM head; the weights may have been replaced since the last step."""
+        head, processor = self.lm_head, self.logits_processor  # type: ignore[attr-defined]
+        shard = head.shard_indices
+        return Head(
+            head.weight,
+            shard.num_org_elements,
+            shard.org_vocab_start_index,
+            getattr(head, "bias", None),
+            processor.soft_cap,
+            processor.scale,
+        )
 
-def from_digits(digits: Tensor) -> Tensor:
-    """Inverse of `to_digits`: (n, DIGITS) int64 -> (n,)."""
-    shifts = torch.arange(0, 8 * DIGITS, 8, device=digits.device)
-    return (digits << shifts).sum(-1)
+    def latent_statistics(
+        self,
+        order: Tensor,
+        rows: Tensor,
+        candidates: Tensor,
+        scale: Tensor,
+        normed: Tensor | None,
+        needed: Tensor | None,
+    ) -> LatentStatistics:
+        """Log-normalisers and candidate logits of each row's own latent layers, over the whole vocabulary.
+
+        Args:
+            order: (n, depth) index of the layer among the captured ones.
+            rows: (n,) row of the step.
+            candidates: (n, k) token ids.
+            scale: (n,) 1 / temperature.
+            normed: (n,) rows whose states go through the final norm first; None: none.
+            needed: (n,) rows that are needed; None: all.
+        """
+        states = self._normed(self.led_states.states[order, rows[:, None]], normed)  # (n, depth, hidden)
+        local = latent_statistics(states, self.led_head(), candidates, scale, needed)
+        ranks = get_tensor_model_parallel_world_size()
+        if ranks == 1:
+            return local
+        mine = torch.cat([local.log_normaliser[..., None], local.logits], dim=-1)  # (n, depth, 1 + k)
+        everyones = tensor_model_parallel_all_gather(mine.flatten(0, 1), dim=0)  # the same bits on every rank
+        return merge_ranks(everyones.view(ranks, *mine.shape))
+
+    def latent_logits(self, order: Tensor, rows: Tensor, normed: Tensor | None) -> Tensor:
+        """(n, vocab) logits of one latent layer a row, with the arguments of `latent_statistics`."""
+        states = self._normed(self.led_states.states[order, rows][:, None], normed)
+        return super().compute_logits(states[:, 0].contiguous())  # type: ignore[misc]
+
+    def _normed(self, states: Tensor, normed: Tensor | None) -> Tensor:
+        """(n, depth, hidden) states, those of rows that are `normed` after the model's final norm."""
+        if normed is None:
+            return states
+        with_norm = self.model.norm(states.flatten(0, 1)).view_as(states)  # type: ignore[attr-defined]
+        return torch.where(normed[:, None, None], with_norm, states)
 
 
 def __getattr__(name: str) -> type:

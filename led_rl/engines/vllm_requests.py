@@ -1,11 +1,17 @@
-"""What a vLLM engine refuses at submission, with the reason."""
+"""What a vLLM engine refuses at submission, with the reason, and the decoding of requests that name none."""
 
+import json
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
 
-from led_rl.decoding import DecodingError, DecodingParams
-from led_rl.engines.vllm_models import ARCHITECTURES, DEPTH_VARIABLE, EngineOptions
+from led_rl.decoding import PREFIX, DecodingError, DecodingParams
+from led_rl.engines.engine_options import DEPTH_VARIABLE, EngineOptions
+from led_rl.engines.vllm_models import ARCHITECTURES
+from led_rl.engines.vllm_plugin import DEFAULT_VARIABLE
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
 
@@ -18,6 +24,47 @@ def check_request(params: Any, options: EngineOptions, vllm_config: Any, tokeniz
             check_markers(decoding, tokenizer)
     except (DecodingError, MissingMarkersError) as error:
         raise VLLMValidationError(str(error), parameter="extra_args") from error
+
+
+def read_default(options: EngineOptions, vllm_config: Any, tokenizer: Any) -> dict[str, Any]:
+    """The request keys of LED_RL_DEFAULT; called when an engine is built, before its weights are loaded.
+
+    Raises:
+        DecodingError: the keys are wrong, or they or the options ask for what this engine cannot do.
+    """
+    model_config = vllm_config.model_config
+    if options.depth and (model_config.architectures or [None])[0] in ARCHITECTURES:
+        try:
+            options.captured_layers(model_config.hf_text_config.num_hidden_layers)
+        except ValueError as error:
+            raise DecodingError(str(error)) from error
+    text = os.environ.get(DEFAULT_VARIABLE, "")
+    try:
+        default = json.loads(text or "{}")
+        if not isinstance(default, dict):
+            raise DecodingError("it is not a JSON object")
+        if stray := [key for key in default if not is_ours(key)]:
+            raise DecodingError(f"{stray[0]!r} is not one of its keys, which start with {PREFIX}")
+        decoding = DecodingParams.from_extra_args(default)
+        if not decoding.is_standard:
+            check_engine(decoding, options, vllm_config)
+            check_markers(decoding, tokenizer)
+    except (DecodingError, MissingMarkersError, json.JSONDecodeError) as error:
+        raise DecodingError(f"the default decoding {text} ({DEFAULT_VARIABLE}): {error}") from error
+    return default
+
+
+def with_default(params: Any, default: Mapping[str, Any]) -> Any:
+    """A copy of sampling parameters that carries the default keys, unless they name a decoding themselves."""
+    if not default or not isinstance(params, SamplingParams) or any(map(is_ours, params.extra_args or ())):
+        return params
+    params = params.clone()  # one object may stand for many requests, to several engines
+    params.extra_args = {**(params.extra_args or {}), **default}
+    return params
+
+
+def is_ours(key: str) -> bool:
+    return key == PREFIX or key.startswith(PREFIX + "_")
 
 
 def check_engine(decoding: DecodingParams, options: EngineOptions, vllm_config: Any) -> None:
@@ -33,15 +80,15 @@ def check_engine(decoding: DecodingParams, options: EngineOptions, vllm_config: 
     refusals = {
         f"LED supports the architectures {', '.join(ARCHITECTURES)}; this model is {architecture}": architecture
         not in ARCHITECTURES,
-        "LED runs in vLLM's V1 model runner; start the engine with VLLM_USE_V2_MODEL_RUNNER=0": (
-            vllm_config.use_v2_model_runner
-        ),
         "LED does not work with speculative decoding: draft tokens are verified against the final layer": (
             vllm_config.speculative_config is not None
         ),
         "LED does not work with LoRA adapters in the engine": vllm_config.lora_config is not None,
         "LED does not work with pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "LED does not work with enable_batch_sharded_sampling": parallel.enable_batch_sharded_sampling,
+        "LED follows the thinking phase by token ids: enable_prompt_embeds must be off": (
+            model_config.enable_prompt_embeds
+        ),
     }
     for reason, applies in refusals.items():
         if applies:
@@ -56,7 +103,11 @@ def check_engine(decoding: DecodingParams, options: EngineOptions, vllm_config: 
 
 
 def check_markers(decoding: DecodingParams, tokenizer: Any) -> None:
+    markers = decoding.start_marker, decoding.end_marker
+    if decoding.think_only and tokenizer is None and any(isinstance(marker, str) for marker in markers):
+        raise DecodingError(
+            "led_think_only follows think markers, and skip_tokenizer_init leaves no tokenizer to spell them: name "
+            "led_start_marker and led_end_marker as lists of token ids"
+        )
     if decoding.think_only:
-        if tokenizer is None:
-            raise DecodingError("led_think_only needs the tokenizer's think tokens; skip_tokenizer_init must be off")
-        ThinkMarkers.from_tokenizer(tokenizer)
+        ThinkMarkers.from_tokenizer(tokenizer, *markers)

@@ -8,17 +8,15 @@ import sys
 
 import pytest
 import torch
+from agreement import CLOSE, THINK, check_agreement, generate_traced, random_text, sampling_params
 from scipy.stats import chi2
 
 from led_rl.completion import Sampling
 from led_rl.decoding import DecodingParams
 from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
-from led_rl.engines.vllm_engine import led_batch
-from led_rl.led import led_distribution
-from led_rl.thinking import ThinkMarkers
+from led_rl.engines.vllm_engine import request_decoder
 
-THINK, CLOSE = 3, 4
-LED = DecodingParams("led")
+LED = DecodingParams("led", draw="marginal")
 
 
 @pytest.fixture(autouse=True)
@@ -32,39 +30,19 @@ def reference(tiny_model):
     return TransformersEngine(tiny_model)
 
 
-def random_prompt(generator: random.Random, length: int) -> list[int]:
-    return [generator.randrange(5, 105) for _ in range(length)]
-
-
-def sampling_params(**changes):
-    from vllm import SamplingParams
-
-    settings = {"max_tokens": 24, "temperature": 0.8, "logprobs": 0, "ignore_eos": True, "detokenize": False}
-    return SamplingParams(**(settings | changes))
-
-
-def run(engine, prompts, params):
-    """Generates with the trace on; returns outputs and the traced rows by (tag, position)."""
-    batch = led_batch(engine.llm)
-    batch.trace = []
-    outputs = engine.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
-    rows = {}
-    for step in batch.trace:
-        for row, extra_args in enumerate(step.extra_args):
-            if extra_args is not None:
-                rows[extra_args["tag"], int(step.positions[row])] = (step, row)
-    batch.trace = None
-    return outputs, rows
-
-
 MIXED = [
     {"led": 1},
-    {"led": 1, "led_k": 4, "led_depth": 3},
+    {"led": 1, "led_draw": "marginal"},
+    {"led": 1, "led_k": 4, "led_depth": 3, "led_draw": "marginal"},
+    {"led": 1, "led_aggregation": "mean_all"},
+    {"led": 1, "led_aggregation": "max_entropy_layer", "led_depth": 5},
+    {"led": 1, "led_aggregation": "product", "led_draw": "marginal"},
     {"led": 1, "led_latent_norm": 1, "led_exploit": 0},
     {"led": 1, "led_latent_layers": [9, 11, 6]},
     {"led": 1, "led_think_only": 0},
     {"led": 1, "led_think_start": "marker"},
     {"led_decoding": "top_k_control", "led_k": 5},
+    {"led_decoding": "led_reference", "led_depth": 4},
     None,
 ]
 
@@ -72,10 +50,10 @@ MIXED = [
 def mixed_requests(count: int):
     """Requests of every kind in one batch, prompts that think, have closed thinking, or bear no marker."""
     generator = random.Random(1)
-    shared = random_prompt(generator, 40)  # a shared prefix: prefix-cache hits
+    shared = random_text(generator, 40)  # a shared prefix: prefix-cache hits
     prompts, params = [], []
     for i in range(count):
-        prompt = shared + random_prompt(generator, generator.randrange(3, 60))
+        prompt = shared + random_text(generator, generator.randrange(3, 60))
         prompt += [[THINK], [THINK, 50, CLOSE, 51], [CLOSE, 60, THINK, 61], []][i % 4]
         prompts.append(prompt)
         extra_args = MIXED[(i // 4) % len(MIXED)]
@@ -94,53 +72,12 @@ def mixed_requests(count: int):
 
 
 def test_tables_phases_and_logprobs_agree_with_transformers(engine, reference):
-    prompts, params = mixed_requests(64)
-    outputs, rows = run(engine, prompts, params)
-    tables = policies = 0
-    for i, (prompt, param, output) in enumerate(zip(prompts, params, outputs, strict=True)):
-        if param.extra_args is None:
-            continue
-        decoding = DecodingParams.from_extra_args(param.extra_args)
-        tokens = list(output.outputs[0].token_ids)
-        thinking = reference.markers.thinking_mask(prompt, tokens, decoding.think_start == "prompt")
-        hidden = reference.model(torch.tensor([prompt + tokens[:-1]]), output_hidden_states=True).hidden_states
-        states = [state[0, len(prompt) - 1 :] for state in hidden]
-        logits = reference.layer_logits(states, decoding)  # (tokens, depth, vocab), before logit bias
-        for token, bias in (param.logit_bias or {}).items():
-            logits[:, 0, token] += bias
-        posteriors = (logits / (param.temperature or 1.0)).softmax(-1)
-        for step, token in enumerate(tokens):
-            traced, row = rows[i, len(prompt) - 1 + step]
-            explore = thinking[step] or not decoding.think_only
-            assert bool(traced.explore[row]) == explore, (i, step)
-            expected = posteriors[step][:, traced.distribution.candidates[row][: decoding.k]]
-            found = traced.table[row][: expected.shape[0], : decoding.k]
-            if explore or not param.min_p:  # min-p has edited the final layer of rows that decode as usual
-                torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-                tables += 1
-            logprob = output.outputs[0].logprobs[step][token].logprob
-            if explore and param.temperature:
-                if decoding.decoding == "led":
-                    led = led_distribution(
-                        logits[step : step + 1], decoding.k, param.temperature, exploit=decoding.exploit
-                    )
-                    mu = torch.zeros(logits.shape[-1]).scatter_(0, led.candidates[0], led.mu[0])
-                else:
-                    mu = standard_policy(logits[step : step + 1, 0], Sampling(param.temperature, top_k=decoding.k))[0]
-                assert mu[token] > 0
-                assert logprob == pytest.approx(mu[token].log().item(), abs=1e-5)
-                policies += 1
-            elif not explore and param.temperature:
-                standard = standard_policy(
-                    logits[step : step + 1, 0],
-                    Sampling(param.temperature, param.top_p, max(param.top_k, 0), param.min_p),
-                )[0]
-                assert logprob == pytest.approx(standard[token].log().item(), abs=1e-5)
-                policies += 1
-            elif not explore:
-                assert token == int(logits[step, 0].argmax())
-    assert tables > 1000
-    assert policies > 700
+    prompts, params = mixed_requests(110)
+    outputs, traced = generate_traced(engine.llm, prompts, params)
+    seen = check_agreement(reference, prompts, params, outputs, traced)
+    assert seen["tables"] > 700
+    assert seen["log-probabilities"] > 1500
+    assert min(seen["drawn by led"], seen["drawn by top_k_control"], seen["drawn by led_reference"]) > 100
 
 
 def draws(engine, prompt, count, **changes):
@@ -166,7 +103,7 @@ def chi_square_p(tokens: torch.Tensor, probabilities: torch.Tensor) -> float:
 def uncertain_prompt(reference, temperature: float = 0.8) -> list[int]:
     """A thinking prompt after which LED explores and differs from the final layer (found, not made up)."""
     generator = random.Random(0)
-    prompts = [[*random_prompt(generator, 8), THINK] for _ in range(200)]
+    prompts = [[*random_text(generator, 8), THINK] for _ in range(200)]
 
     def distance(prompt):
         led = reference.distributions(prompt, LED, temperature)[0]
@@ -224,7 +161,7 @@ def test_standard_requests_in_a_mixed_batch_are_bit_identical_to_plain_vllm(engi
     settings = {"max_tokens": 24, "logprobs": 0, "ignore_eos": True, "detokenize": False}
     requests = [
         (
-            [*random_prompt(generator, 20), THINK],
+            [*random_text(generator, 20), THINK],
             settings | {"temperature": [0.7, 0.0, 1.0][i % 3], "seed": i, "top_p": [1.0, 0.9][i % 2]},
         )
         for i in range(24)
@@ -241,7 +178,7 @@ def test_standard_requests_in_a_mixed_batch_are_bit_identical_to_plain_vllm(engi
         sampling_params(**(request | ({"extra_args": {"led": 1, "tag": i}} if i % 2 else {})))
         for i, (_, request) in enumerate(requests)
     ]
-    outputs, _ = run(engine, [prompt for prompt, _ in requests], params)
+    outputs, _ = generate_traced(engine.llm, [prompt for prompt, _ in requests], params)
     different = 0
     for i, (output, (tokens, logprobs)) in enumerate(zip(outputs, plain, strict=True)):
         sampled = output.outputs[0]
@@ -255,7 +192,7 @@ def test_standard_requests_in_a_mixed_batch_are_bit_identical_to_plain_vllm(engi
 
 
 def test_seeded_requests_reproduce(engine, reference):
-    prompts = [[*random_prompt(random.Random(i), 10), THINK] for i in range(6)]
+    prompts = [[*random_text(random.Random(i), 10), THINK] for i in range(6)]
     sampling = Sampling(temperature=0.9, max_tokens=20, n=2, seed=5)
     first = engine.generate(prompts, LED, sampling)
     again = engine.generate(prompts, LED, sampling)
@@ -263,20 +200,18 @@ def test_seeded_requests_reproduce(engine, reference):
 
 
 def test_statistics_are_the_sums_of_the_traced_rows(engine):
-    batch = led_batch(engine.llm)
-    batch.statistics.totals(reset=True)
+    decoder = request_decoder(engine.llm)
+    decoder.totals(reset=True)
     prompts, params = mixed_requests(32)
-    _, rows = run(engine, prompts, params)
-    totals = batch.statistics.totals()
-    led_rows = [
-        (step, row)
-        for (tag, _), (step, row) in rows.items()
-        if step.explore[row] and DecodingParams.from_extra_args(params[tag].extra_args).decoding == "led"
-    ]
-    assert totals["rows"] == len(led_rows)
-    confidence = sum(float(step.distribution.confidence[row]) for step, row in led_rows)
-    assert totals["confidence"] == pytest.approx(confidence, rel=1e-6)
-    depths = torch.tensor([int(step.distribution.depth[row]) for step, row in led_rows]).bincount(minlength=8)
+    _, rows = generate_traced(engine.llm, prompts, params)
+    totals = decoder.totals()
+    drawn = [step.draws[row] for found in rows.values() for step, row in found if row in step.draws]
+    assert totals["rows"] == len(drawn)
+    for name in ("confidence", "explored"):
+        assert totals[name] == pytest.approx(sum(float(getattr(draw, name)[at]) for draw, at in drawn), rel=1e-6)
+    read = [(draw, at) for draw, at in drawn if draw.read is not None and draw.read[at]]
+    assert totals["read"] == len(read)
+    depths = torch.tensor([int(draw.depth[at]) for draw, at in read]).bincount(minlength=8)
     assert [totals[f"depth_{j}"] for j in range(8)] == depths.tolist()
 
 
@@ -287,7 +222,7 @@ def test_statistics_are_the_sums_of_the_traced_rows(engine):
         ({"led": 1, "led_depth": 9}, "captures"),
         ({"led": 1, "led_depth": 99}, "12"),
         ({"led": 1, "led_k": 0}, "led_k"),
-        ({"led_decoding": "dola"}, "standard, led, top_k_control"),
+        ({"led_decoding": "dola"}, "standard, led, top_k_control, led_reference"),
         ({"led_k": 4}, "without a decoding"),
     ],
 )
@@ -302,7 +237,3 @@ def test_the_sampler_refuses_to_go_on_without_states():
 
     with pytest.raises(RuntimeError, match="latent states were lost"):
         take_sampled_rows(3)
-
-
-def test_markers_are_read_from_the_tokenizer(engine):
-    assert engine.markers == ThinkMarkers(THINK, CLOSE) == led_batch(engine.llm).markers

@@ -1,16 +1,13 @@
 """Thinking phase and tables under pressure: chunked prefill, preemption, requests joining and leaving, n > 1."""
 
-import itertools
 import random
 
 import pytest
-import torch
+from agreement import CLOSE, THINK, check_agreement, generate_traced
 
-from led_rl.decoding import DecodingParams
 from led_rl.engines.transformers_engine import TransformersEngine
-from led_rl.engines.vllm_engine import VLLMEngine, led_batch
+from led_rl.engines.vllm_engine import VLLMEngine
 
-THINK, CLOSE = 3, 4
 MAX_LENGTH = 256
 
 
@@ -64,49 +61,9 @@ def test_random_requests_agree_with_transformers_under_pressure(tight_engine, ti
                 extra_args=None if extra_args[i % 4] is None else extra_args[i % 4] | {"tag": i},
             )
         )
-    batch = led_batch(tight_engine.llm)
-    batch.trace = []
-    outputs = tight_engine.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
-    traced: dict[tuple[int, int], list] = {}
-    for step in batch.trace:
-        for row, extra_args in enumerate(step.extra_args):
-            if extra_args is not None:
-                traced.setdefault((extra_args["tag"], int(step.positions[row])), []).append((step, row))
-    batch.trace = None
+    outputs, traced = generate_traced(tight_engine.llm, prompts, params)
     assert preemptions(tight_engine) > 0, "the engine had room for all; the test did not test preemption"
-
-    reference = TransformersEngine(tiny_model)
-    checked = phase_changes = 0
-    for i, output in enumerate(outputs):
-        if params[i].extra_args is None:
-            continue
-        decoding = DecodingParams.from_extra_args(params[i].extra_args)
-        for sample in output.outputs:
-            tokens = list(sample.token_ids)
-            thinking = reference.markers.thinking_mask(prompts[i], tokens, decoding.think_start == "prompt")
-            phase_changes += sum(a != b for a, b in itertools.pairwise(thinking))
-            with torch.no_grad():
-                hidden = reference.model(torch.tensor([prompts[i] + tokens]), output_hidden_states=True).hidden_states
-                states = [state[0, len(prompts[i]) - 1 : -1] for state in hidden]
-                logits = reference.layer_logits(states, decoding)
-            for token in (THINK, CLOSE):
-                logits[:, 0, token] += params[i].logit_bias[token]
-            logits[:3, 0, reference.tokenizer.eos_token_id] = -torch.inf  # min_tokens
-            posteriors = (logits / params[i].temperature).softmax(-1)
-            for step, expected in enumerate(posteriors):
-                # with n = 2 two samples share tag and position, and a recomputed step is traced twice
-                agreeing = [
-                    found
-                    for found, row in traced[i, len(prompts[i]) - 1 + step]
-                    if bool(found.explore[row]) == thinking[step]
-                    and torch.allclose(
-                        found.table[row][: expected.shape[0], : decoding.k],
-                        expected[:, found.distribution.candidates[row][: decoding.k]],
-                        atol=1e-5,
-                        rtol=0,
-                    )
-                ]
-                assert agreeing, (i, step, thinking[step])
-                checked += 1
-    assert checked > 1500
-    assert phase_changes > 50
+    seen = check_agreement(TransformersEngine(tiny_model), prompts, params, outputs, traced)
+    assert seen["log-probabilities"] > 1500
+    assert seen["tables"] > 300
+    assert seen["phase changes"] > 50

@@ -17,7 +17,7 @@ from datasets import Dataset  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
-from led_rl.engines.vllm_models import EngineOptions  # noqa: E402
+from led_rl.engines.engine_options import EngineOptions  # noqa: E402
 from led_rl.rollout import LEDVLLMGeneration, rollouts_by  # noqa: E402
 from led_rl.trainer import LEDGRPOConfig, LEDGRPOTrainer  # noqa: E402
 from rewards import load_reward  # noqa: E402

@@ -1,0 +1,148 @@
+"""One step of the rows that decode in one way of ours: what a decoding (decodings/) is given and what it gives back."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from led_rl.engines.decoding_slots import (
+    AGGREGATION,
+    COIN,
+    DEPTH,
+    EXPLOIT,
+    GREEDY,
+    NORMED,
+    ORDER,
+    K,
+    Needs,
+)
+from led_rl.engines.kernels import LatentStatistics
+
+
+class Draw(NamedTuple):
+    """What a decoding drew. Statistics are of what was drawn from: see `RequestDecoder.totals`."""
+
+    tokens: Tensor  # (n,) int64
+    candidates: Tensor  # (n, k) int64: where the policy may be above zero
+    policy: Tensor  # (n, k) float64: the distribution the token was drawn from
+    explored: Tensor  # (n,) probability, or 0 and 1, that the latent branch was drawn from
+    confidence: Tensor  # (n,) max p_L
+    read: Tensor | None = None  # (n,) bool: latent layers were read; None: of no row
+    depth: Tensor | None = None  # (n,) j*, of rows that were read
+    table: Tensor | None = None  # (n, depth, k) posteriors, of rows that were read
+
+
+@dataclass
+class Step:
+    """The rows of a step that decode in one way of ours."""
+
+    logits: Tensor  # (n, vocab) float32, after temperature and everything that edits the final layer's logits
+    rows: Tensor  # (n,) int64 rows of the engine's batch
+    settings: Tensor  # (n, columns) of decoding_slots
+    temperature: Tensor  # (n,), 1 for greedy rows
+    uniform: Tensor  # (n,) float64 in [0, 1)
+    needs: Needs
+    model: "LatentModel"
+    read_all: bool  # read the latent layers of every row: the first batch is verified
+
+    def flag(self, column: int) -> Tensor | None:
+        """(n,) bool of a yes-no setting; None where every request says no."""
+        return None if self.needs.shared[column] == 0 else self.settings[:, column].bool()
+
+    def candidates(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The k most probable tokens of the final layer: (n, k) ids, logits, and which of them may be drawn."""
+        k = min(self.needs.k, self.logits.shape[-1])
+        final, candidates = top_k(self.logits, k)
+        allowed = ~torch.isneginf(final)
+        if not self.needs.same_k:
+            allowed &= torch.arange(k, device=final.device) < self.settings[:, K, None]
+        return candidates, final, allowed
+
+    def greedy(self) -> Tensor | None:
+        return self.flag(GREEDY)
+
+    def all_coin(self) -> bool:
+        return self.needs.shared[COIN] == 1
+
+    def coin(self) -> Tensor | None:
+        return self.flag(COIN)
+
+    def exploit(self) -> Tensor | None:
+        """(n,) False where a row always explores; None where every row may exploit."""
+        return None if self.needs.shared[EXPLOIT] == 1 else self.settings[:, EXPLOIT].bool()
+
+    def depth(self) -> Tensor | None:
+        return None if self.needs.same_depth else self.settings[:, DEPTH]
+
+    def aggregation(self) -> int | Tensor:
+        shared = self.needs.shared[AGGREGATION]
+        return self.settings[:, AGGREGATION] if shared is None else shared
+
+    def latent_statistics(self, candidates: Tensor, subset: Tensor | None, needed: Tensor | None) -> LatentStatistics:
+        """Log-normalisers and candidate logits of each row's own latent layers.
+
+        Args:
+            candidates: (n, k) of the rows asked for.
+            subset: (n,) indices into this step's rows; None: all of them.
+            needed: (n,) bool on the device; the result of other rows is unspecified.
+        """
+        settings, rows, temperature = self.settings, self.rows, self.temperature
+        if subset is not None:
+            settings, rows, temperature = settings[subset], rows[subset], temperature[subset]
+        normed = None if self.needs.shared[NORMED] == 0 else settings[:, NORMED].bool()
+        order = settings[:, ORDER : ORDER + self.needs.latents]
+        return self.model.latent_statistics(order, rows, candidates, 1.0 / temperature, normed, needed)
+
+    def latent_logits(self) -> list[Tensor]:
+        """(n, vocab) float32 logits after temperature of each latent layer, whole: slow."""
+        normed = None if self.needs.shared[NORMED] == 0 else self.settings[:, NORMED].bool()
+        order = self.settings[:, ORDER : ORDER + self.needs.latents]
+        return [
+            self.model.latent_logits(order[:, i], self.rows, normed).float() / self.temperature[:, None]
+            for i in range(self.needs.latents)
+        ]
+
+
+class LatentModel(Protocol):
+    """A model that kept the latent states of the step's rows (vllm_models.LatentStatesMixin)."""
+
+    led_states: Any
+
+    def latent_logits(self, order: Tensor, rows: Tensor, normed: Tensor | None) -> Tensor: ...
+
+    def latent_statistics(
+        self,
+        order: Tensor,
+        rows: Tensor,
+        candidates: Tensor,
+        scale: Tensor,
+        normed: Tensor | None,
+        needed: Tensor | None,
+    ) -> LatentStatistics: ...
+
+
+class Decoding(Protocol):
+    """A way of drawing the tokens of some rows. Pure: no state from step to step."""
+
+    def __call__(self, step: Step) -> Draw: ...
+
+
+BLOCK = 64
+
+
+def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`logits.topk(k)`, faster over a large vocabulary: the k largest lie in the k blocks of largest maximum."""
+    rows, vocab = logits.shape
+    blocks = vocab // BLOCK
+    if blocks < 8 * k or not logits.is_contiguous():
+        values, index = logits.topk(k, dim=-1)
+        return values, index
+    main = logits[:, : blocks * BLOCK].view(rows, blocks, BLOCK)
+    best = main.amax(-1).topk(k, dim=-1).indices  # (rows, k)
+    ids = (best[:, :, None] * BLOCK + torch.arange(BLOCK, device=logits.device)).flatten(1)  # (rows, k * BLOCK)
+    if blocks * BLOCK < vocab:
+        tail = torch.arange(blocks * BLOCK, vocab, device=logits.device).expand(rows, -1)
+        ids = torch.cat([ids, tail], dim=1)
+    values, index = logits.gather(1, ids).topk(k, dim=-1)
+    return values, ids.gather(1, index)

@@ -1,0 +1,68 @@
+"""What an engine captures for LED: fixed when it is built, and told to its processes through the environment."""
+
+import os
+from dataclasses import dataclass
+
+from led_rl.decoding import DecodingParams
+
+DEPTH_VARIABLE = "LED_RL_DEPTH"
+LAYERS_VARIABLE = "LED_RL_LATENT_LAYERS"
+ENTROPY_VARIABLE = "LED_RL_FINAL_ENTROPY"
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the engine captures for LED; set once, before the engine is built. Depth 0: LED is off.
+
+    `final_entropy` also counts the final layer's entropy over the whole vocabulary: one more pass over the logits.
+    """
+
+    depth: int = 0
+    latent_layers: tuple[int, ...] | None = None
+    final_entropy: bool = False
+
+    @classmethod
+    def for_decoding(cls, decoding: DecodingParams, final_entropy: bool = False) -> "EngineOptions":
+        """What an engine must capture for requests of this decoding, and no more."""
+        if decoding.is_standard:
+            return cls()
+        if not decoding.reads_latents:
+            return cls(1, None, final_entropy)  # our sampler, but no latent layers
+        layers = decoding.latent_layers
+        return cls(decoding.depth if layers is None else 1 + len(layers), layers, final_entropy)
+
+    @classmethod
+    def from_environment(cls) -> "EngineOptions":
+        depth = os.environ.get(DEPTH_VARIABLE, "0")
+        layers = os.environ.get(LAYERS_VARIABLE, "")
+        try:
+            options = cls(
+                int(depth),
+                tuple(int(layer) for layer in layers.split(",")) if layers else None,
+                os.environ.get(ENTROPY_VARIABLE, "0") == "1",
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"{DEPTH_VARIABLE} must be an integer >= 0 and {LAYERS_VARIABLE} a comma-separated list of layers; "
+                f"got {depth!r} and {layers!r}"
+            ) from error
+        if options.depth < 0:
+            raise ValueError(f"{DEPTH_VARIABLE} must be an integer >= 0, got {depth!r}")
+        return options
+
+    def to_environment(self) -> dict[str, str]:
+        return {
+            DEPTH_VARIABLE: str(self.depth),
+            LAYERS_VARIABLE: ",".join(map(str, self.latent_layers)) if self.latent_layers else "",
+            ENTROPY_VARIABLE: str(int(self.final_entropy)),
+        }
+
+    def captured_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Latent layers the engine captures, deepest first."""
+        if self.latent_layers is not None:  # depth is then no more than the switch
+            if outside := [layer for layer in self.latent_layers if not 0 <= layer < num_layers]:
+                raise ValueError(f"{LAYERS_VARIABLE} names {outside}, but the model has layers 0 to {num_layers - 1}")
+            return tuple(sorted(set(self.latent_layers), reverse=True))
+        if self.depth > num_layers:
+            raise ValueError(f"{DEPTH_VARIABLE}={self.depth} is more than the model's {num_layers} layers")
+        return tuple(range(num_layers - 1, num_layers - self.depth, -1))

@@ -1,0 +1,231 @@
+"""Follows the requests that ask for a decoding of ours, draws their tokens, and counts: the same for every runner.
+
+The runners (vllm_v1.py, vllm_v2.py) know vLLM and the decodings (decodings/) know the method; this lies between.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from led_rl.decoding import DECODINGS, DecodingParams
+from led_rl.engines.decode_step import Draw, LatentModel, Step
+from led_rl.engines.decoding_slots import DECODING, GREEDY, KEY, DecodingSlots, decoding_of, uniforms
+from led_rl.engines.decodings import DRAWS
+from led_rl.engines.engine_options import EngineOptions
+from led_rl.thinking import MissingMarkersError, ThinkMarkers
+
+STATISTICS = ("rows", "explored", "confidence", "read", "entropy_mu", "entropy_final")
+
+
+@dataclass
+class Drawn:
+    """A step's tokens, for the runner. On CPU only the rows concerned; on a device all rows, to spare it a sync."""
+
+    rows: Tensor  # (n,) int64 rows of the engine's batch
+    active: Tensor | None  # (n,) bool: rows to take from here; None: all of them
+    tokens: Tensor  # (n,)
+    candidates: Tensor  # (n, k)
+    log_policy: Tensor  # (n, k) float32
+
+    def write_policy(self, scores: Tensor) -> Tensor:
+        """Writes log-policies over the rows concerned of (rows, vocab) log-probabilities, in place."""
+        if self.active is None:
+            scores[self.rows] = float("-inf")
+            return scores.index_put_((self.rows[:, None], self.candidates), self.log_policy.to(scores.dtype))
+        kept = torch.where(self.active[:, None], self.log_policy.to(scores.dtype), scores.gather(-1, self.candidates))
+        return scores.masked_fill_(self.active[:, None], float("-inf")).scatter_(-1, self.candidates, kept)
+
+
+@dataclass
+class TracedStep:
+    """One step's rows, on the host."""
+
+    extra_args: list[Mapping[str, Any] | None]  # (rows,) of the row's request, None for requests that decode as usual
+    positions: Tensor  # (rows,) of the token fed in
+    active: Tensor  # (rows,) bool: decodes as its request asks
+    draws: dict[int, tuple[Draw, int]]  # by row: the draw that served it, and its index there
+
+
+class RequestDecoder:
+    """Follows the requests that ask for a decoding of ours and draws their tokens.
+
+    Args:
+        vllm_config: the engine's.
+        slots: how many requests may be admitted at a time.
+    """
+
+    def __init__(self, vllm_config: Any, slots: int, device: torch.device):
+        model_config = vllm_config.model_config
+        num_layers = model_config.hf_text_config.num_hidden_layers
+        options = EngineOptions.from_environment()
+        captured = options.captured_layers(num_layers)
+        self.final_entropy = options.final_entropy
+        self.device = device
+        self.slots = DecodingSlots(slots, captured, num_layers, len(STATISTICS) + 1 + len(captured), device)
+        self.trace: list[TracedStep] | None = None
+        self.verified = not captured
+        self._model_config = model_config
+        self._markers: dict[tuple[Any, Any], ThinkMarkers | None] = {}
+        self._baseline = [0.0] * self.slots.sums.shape[1]
+
+    def admit(self, slot: int, params: Any, token_ids: Sequence[int] | None) -> None:
+        """Takes a request's SamplingParams; `token_ids` are its prompt and what it has generated so far."""
+        if token_ids is None:
+            raise RuntimeError("LED follows the thinking phase by token ids: prompt embeddings do not work")
+        decoding = decoding_of(params.extra_args)
+        seed = params.seed
+        if seed is None:  # from the generator that a trainer's checkpoint holds
+            seed = int(torch.randint(2**63 - 1, ()))
+        self.slots.admit(slot, params.extra_args, self._markers_of(decoding), token_ids, seed, params.temperature)
+
+    def draw(
+        self,
+        model: LatentModel,
+        logits: Tensor,
+        slots: Tensor,
+        temperature: Tensor,
+    ) -> Drawn | None:
+        """Draws the tokens of the rows that decode in a way of ours now; None if there are none (known on CPU only).
+
+        Args:
+            logits: (rows, vocab), after temperature and everything that edits the final layer's logits.
+            slots: (rows,) slot of each row; the spare one for requests that decode as usual.
+            temperature: (rows,) with which the logits were divided, anything for greedy rows (theirs were not).
+        """
+        self.slots.flush()
+        needs = self.slots.needs()
+        kept = model.led_states
+        positions = kept.positions[: len(slots)]
+        active, settings = self.slots.follow(slots, kept.tokens[: len(slots)], positions)
+        on_host = logits.device.type == "cpu"
+        uniform = uniforms(settings[:, KEY], positions)
+        temperature = torch.where(settings[:, GREEDY].bool(), 1.0, temperature)
+        all_rows = torch.arange(len(slots), device=logits.device)
+        drawn: list[Drawn] = []
+        traced: dict[int, tuple[Draw, int]] = {}
+        for kind in needs.decodings:
+            mask = active if len(needs.decodings) == 1 else active & (settings[:, DECODING] == kind)
+            rows = mask.nonzero().squeeze(1) if on_host else all_rows
+            if not len(rows):
+                continue
+            step = Step(logits, rows, settings, temperature, uniform, needs, model, not self.verified)
+            if len(rows) < len(slots):
+                step.logits, step.settings = logits[rows], settings[rows]
+                step.temperature, step.uniform = temperature[rows], uniform[rows]
+            step.logits = step.logits.float()
+            draw = DRAWS[DECODINGS[kind]](step)
+            self._count(step, draw, slots[rows], None if on_host else mask)
+            if not self.verified and draw.table is not None:
+                self._verify(draw, mask[rows])
+            drawn.append(
+                Drawn(rows, None if on_host else mask, draw.tokens, draw.candidates, draw.policy.log().float())
+            )
+            if self.trace is not None:
+                traced |= {row: (draw, i) for i, row in enumerate(rows.tolist()) if mask[row]}
+        if self.trace is not None:
+            admitted = [self.slots.slots.get(slot) for slot in slots.tolist()]
+            extra_args = [None if slot is None else slot.extra_args for slot in admitted]
+            self.trace.append(TracedStep(extra_args, positions.cpu().clone(), active.cpu(), traced))
+        return merged(drawn)
+
+    def totals(self, reset: bool = False) -> dict[str, float]:
+        """Sums over all rows drawn so far, or since the last reset; synchronises with the device.
+
+        `rows` drawn; `explored`, of those, from the latent branch (a marginal draw counts its probability 1 - max p_L);
+        `confidence` (max p_L); `read`: rows whose latent layers were read; `entropy_mu` in nats of what the token was
+        drawn from (mu, or the coin's branch); `entropy_final` of the final layer over the whole vocabulary, if the
+        engine counts it; `depth_j` of `read`: rows that aggregate j latent layers.
+        """
+        sums = (self.slots.retired + self.slots.sums.sum(0)).tolist()
+        values = [now - before for now, before in zip(sums, self._baseline, strict=True)]
+        if reset:
+            self._baseline = sums
+        return named_statistics(values)
+
+    def _count(self, step: Step, draw: Draw, slots: Tensor, mask: Tensor | None) -> None:
+        ones = torch.ones_like(draw.policy[:, 0])
+        read = torch.zeros_like(ones) if draw.read is None else draw.read.double()
+        entropy_mu = torch.special.entr(draw.policy).sum(-1)
+        final = torch.zeros_like(ones)
+        if self.final_entropy:
+            log_p = torch.log_softmax(step.logits, dim=-1)
+            final = -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1).double()
+        columns = torch.stack([ones, draw.explored.double(), draw.confidence.double(), read, entropy_mu, final], dim=1)
+        if mask is not None:
+            columns, read = torch.where(mask[:, None], columns, 0.0), torch.where(mask, read, 0.0)
+        sums = self.slots.sums
+        sums[:, : len(STATISTICS)].index_add_(0, slots, columns)
+        if draw.depth is not None:
+            sums.view(-1).index_add_(0, slots * sums.shape[1] + len(STATISTICS) + draw.depth, read)
+
+    def _verify(self, draw: Draw, mask: Tensor) -> None:
+        """Looks at the first latent tables: a broken engine must stop, not sample something else. Synchronises once."""
+        assert draw.table is not None
+        table = draw.table[mask]
+        if not len(table):
+            return
+        problem = None
+        if not bool(table.isfinite().all()) or bool(((table < 0) | (table > 1 + 1e-3)).any()):
+            problem = "the latent layers' posteriors are not probabilities"
+        elif table.shape[1] > 1 and bool((table[:, 1:] == table[:, :1]).all()):
+            problem = "every latent layer equals the final one"
+        if problem:
+            raise RuntimeError(
+                f"LED's first batch failed its check: {problem}. The latent states did not reach the sampler. "
+                "Stopping, rather than sample something else in silence; `led-rl doctor MODEL` reports more."
+            )
+        self.verified = True
+
+    def _markers_of(self, decoding: DecodingParams) -> ThinkMarkers | None:
+        """Think markers as the engine's tokenizer spells them; None without (refused at submission if they matter)."""
+        key = decoding.start_marker, decoding.end_marker
+        if key not in self._markers:
+            self._markers[key] = markers_of(self._model_config, *key)
+        return self._markers[key]
+
+
+def markers_of(model_config: Any, start: str | tuple[int, ...], end: str | tuple[int, ...]) -> ThinkMarkers | None:
+    from vllm.tokenizers.registry import cached_tokenizer_from_config
+
+    tokenizer = None if model_config.skip_tokenizer_init else cached_tokenizer_from_config(model_config)
+    if tokenizer is None and (isinstance(start, str) or isinstance(end, str)):
+        return None
+    try:
+        return ThinkMarkers.from_tokenizer(tokenizer, start, end)  # type: ignore[arg-type]
+    except MissingMarkersError:
+        return None
+
+
+def named_statistics(values: Sequence[float]) -> dict[str, float]:
+    names = [*STATISTICS, *(f"depth_{j}" for j in range(len(values) - len(STATISTICS)))]
+    return dict(zip(names, values, strict=True))
+
+
+def merged(drawn: list[Drawn]) -> Drawn | None:
+    """The draws of several decodings as one."""
+    if len(drawn) < 2:
+        return drawn[0] if drawn else None
+    if drawn[0].active is None:
+        return Drawn(
+            torch.cat([d.rows for d in drawn]),
+            None,
+            torch.cat([d.tokens for d in drawn]),
+            torch.cat([d.candidates for d in drawn]),
+            torch.cat([d.log_policy for d in drawn]),
+        )
+    result = drawn[0]
+    for d in drawn[1:]:
+        mine = d.active
+        assert mine is not None
+        assert result.active is not None
+        result = Drawn(
+            d.rows,
+            result.active | mine,
+            torch.where(mine, d.tokens, result.tokens),
+            torch.where(mine[:, None], d.candidates, result.candidates),
+            torch.where(mine[:, None], d.log_policy, result.log_policy),
+        )
+    return result
