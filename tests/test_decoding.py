@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from led_rl.decoding import DECODINGS, DecodingError, DecodingParams
+from led_rl.decoding import AGGREGATIONS, DECODINGS, DRAWS, DecodingError, DecodingParams
 from led_rl.engines.engine_options import EngineOptions
 
 KEYS = (
@@ -18,9 +18,14 @@ KEYS = (
     "led_latent_layers",
     "led_latent_norm",
     "led_exploit",
+    "led_draw",
+    "led_aggregation",
     "led_think_only",
     "led_think_start",
+    "led_start_marker",
+    "led_end_marker",
 )
+markers = st.text(min_size=1, max_size=9) | st.lists(st.integers(0, 10**6), min_size=1, max_size=9).map(tuple)
 parameters = st.builds(
     DecodingParams,
     decoding=st.sampled_from([name for name in DECODINGS if name != "standard"]),
@@ -29,8 +34,12 @@ parameters = st.builds(
     latent_layers=st.none() | st.lists(st.integers(0, 99), unique=True).map(tuple),
     latent_norm=st.booleans(),
     exploit=st.booleans(),
+    draw=st.sampled_from(DRAWS),
+    aggregation=st.sampled_from(AGGREGATIONS),
     think_only=st.booleans(),
     think_start=st.sampled_from(["prompt", "marker"]),
+    start_marker=markers,
+    end_marker=markers,
 )
 
 
@@ -61,7 +70,20 @@ def test_standard_decoding_leaves_no_trace_in_the_request():
 
 def test_the_defaults_are_the_paper_s():
     params = DecodingParams.from_extra_args({"led": True})
-    assert params == DecodingParams("led", 8, 8, None, False, True, True, "prompt")
+    assert params == DecodingParams(
+        decoding="led",
+        depth=8,
+        k=8,
+        latent_layers=None,
+        latent_norm=False,
+        exploit=True,
+        draw="coin",
+        aggregation="cumulative_sum",
+        think_only=True,
+        think_start="prompt",
+        start_marker="<think>",
+        end_marker="</think>",
+    )
     assert DecodingParams("led").to_extra_args() == {"led_decoding": "led"}
 
 
@@ -69,6 +91,7 @@ def test_led_is_short_for_its_decoding_and_flags_may_be_numbers():
     assert DecodingParams.from_extra_args({"led": 1, "led_exploit": 0}) == DecodingParams("led", exploit=False)
     assert DecodingParams.from_extra_args({"led_decoding": "top_k_control", "led_k": 5}).k == 5
     assert DecodingParams.from_extra_args({"led": 1, "led_latent_layers": [3, 1]}).latent_layers == (3, 1)
+    assert DecodingParams.from_extra_args({"led": 1, "led_end_marker": [3, 1]}).end_marker == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +103,12 @@ def test_led_is_short_for_its_decoding_and_flags_may_be_numbers():
         ({"led_decoding": "dola"}, "led_decoding", "dola", "standard, led, top_k_control"),
         ({"led_decoding": ["led"]}, "led_decoding", "['led']", "standard, led, top_k_control"),
         ({"led": 1, "led_think_start": "now"}, "led_think_start", "now", "prompt, marker"),
+        ({"led": 1, "led_draw": "dice"}, "led_draw", "dice", "coin, marginal"),
+        ({"led": 1, "led_aggregation": 0}, "led_aggregation", "0", "cumulative_sum, mean_all, max_entropy_layer, pro"),
+        ({"led": 1, "led_start_marker": ""}, "led_start_marker", "led_start_marker", "not be empty"),
+        ({"led": 1, "led_end_marker": []}, "led_end_marker", "led_end_marker", "not be empty"),
+        ({"led": 1, "led_end_marker": 4}, "led_end_marker", "4", "list of integers"),
+        ({"led": 1, "led_end_marker": ["</think>"]}, "led_end_marker", "'</think>'", "integer >= 0"),
         ({"led": 1, "led_depth": 0}, "led_depth", "0", "integer >= 1"),
         ({"led": 1, "led_depth": 2.0}, "led_depth", "2.0", "integer >= 1"),
         ({"led": 1, "led_depth": True}, "led_depth", "True", "integer >= 1"),
@@ -138,14 +167,15 @@ def test_layers_that_the_model_lacks_are_refused(params, parts):
 
 
 @settings(deadline=None)
-@given(parameters | st.just(DecodingParams()), st.integers(1, 40))
-def test_an_engine_built_for_a_decoding_captures_just_what_its_requests_read(params, num_layers):
+@given(parameters | st.just(DecodingParams()), st.integers(1, 40), st.booleans())
+def test_an_engine_built_for_a_decoding_captures_just_what_its_requests_read(params, num_layers, final_entropy):
     """The options travel to the engine by environment."""
-    if params.decoding == "led":  # a model that has the layers
+    if params.reads_latents:  # a model that has the layers
         least = params.depth if params.latent_layers is None else max(params.latent_layers, default=0) + 1
         num_layers = max(num_layers, least)
-    with mock.patch.dict(os.environ, EngineOptions.for_decoding(params).to_environment()):
+    with mock.patch.dict(os.environ, EngineOptions.for_decoding(params, final_entropy).to_environment()):
         options = EngineOptions.from_environment()
     assert bool(options.depth) == (not params.is_standard)
     if options.depth:
+        assert options.final_entropy == final_entropy
         assert sorted(options.captured_layers(num_layers)) == sorted(params.layers(num_layers))

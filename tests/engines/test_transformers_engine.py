@@ -73,7 +73,7 @@ def test_batched_generation_draws_from_what_a_single_pass_says(engine, decoding)
         states, logits = whole_pass(engine, prompt + completion.token_ids[:-1])
         rows = slice(len(prompt) - 1, None)
         unmarked = decoding.think_start == "prompt"
-        assert completion.thinking == engine.markers.thinking_mask(prompt, completion.token_ids, unmarked)
+        assert completion.thinking == engine.markers(decoding).thinking_mask(prompt, completion.token_ids, unmarked)
         with torch.no_grad():
             layer_logits = engine.layer_logits([state[rows] for state in states], decoding)
         policy = standard_policy(logits[rows], sampling)
