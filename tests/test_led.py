@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from led_rl.led import EPS, LEDDistribution, combine, entropy, led_distribution
+from led_rl.led import EPS, LEDDistribution, entropy, led_distribution
 
 INF = float("inf")
 
@@ -262,24 +262,6 @@ def test_greedy_takes_each_branch_s_argmax_and_keeps_the_coin():
     apart = greedy.explore.argmax(-1) != 0
     assert apart.any()
     assert torch.equal(greedy.mu[apart, 0], greedy.confidence[apart])
-
-
-def test_combine_gives_each_row_its_own_depth_and_k():
-    logits = random_logits(8, rows=24, dtype=torch.float32)
-    whole = logits.softmax(-1)
-    candidates = logits[:, 0].topk(8).indices
-    table = whole.gather(-1, candidates[:, None].expand(-1, 8, -1))
-    depths, ks = torch.arange(24) % 8 + 1, torch.arange(24) % 7 + 2
-    exploit = torch.arange(24) % 3 != 0
-    led = combine(candidates, table, torch.arange(8) < ks[:, None], depth=depths, exploit=exploit)
-    for row in range(24):
-        depth, k = int(depths[row]), int(ks[row])
-        alone = led_distribution(logits[row : row + 1, :depth], k, exploit=bool(exploit[row]))
-        assert led.depth[row] == alone.depth[0]
-        for name in ("exploit", "explore", "mu"):
-            found = getattr(led, name)[row]
-            torch.testing.assert_close(found[:k], getattr(alone, name)[0], atol=1e-6, rtol=0)
-            assert (found[k:] == 0).all()
 
 
 def test_entropy_of_known_distributions():
