@@ -1,6 +1,7 @@
 """vLLM's CPU backend, made usable for training: environment, and weights that can be replaced."""
 
 import os
+from pathlib import Path
 
 CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default takes half of the memory
@@ -12,6 +13,11 @@ CPU_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+def has_gpu() -> bool:
+    """Whether this machine has GPUs; told without torch, which reads part of the environment when it is imported."""
+    return Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
 
 
 def set_cpu_environment() -> None:
