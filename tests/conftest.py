@@ -95,3 +95,12 @@ def oracle(tiny_model):
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def led_server(tiny_model, tmp_path_factory):
+    """The address of one real server with LED, started as launch/serve_rollouts.sh starts a generation node."""
+    from servers import generation_node
+
+    with generation_node(tiny_model, tmp_path_factory.mktemp("server") / "log") as url:
+        yield url

@@ -59,7 +59,7 @@ def judge(oracle, prompt, completion):
 
     The behaviour policy is mu while thinking, standard sampling after; the policy is softmax(logits / T).
     """
-    thinking = torch.tensor(oracle.markers.thinking_mask(prompt, completion))
+    thinking = torch.tensor(oracle.markers(LED).thinking_mask(prompt, completion))
     led, posteriors = oracle.distributions(prompt + completion[:-1], LED, SAMPLING.temperature)
     rows = slice(len(prompt) - 1, None)
     final = posteriors[rows, 0]  # (tokens, vocab)

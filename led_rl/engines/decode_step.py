@@ -20,17 +20,24 @@ from led_rl.engines.decoding_slots import (
 from led_rl.engines.kernels import LatentStatistics
 
 
+class Read(NamedTuple):
+    """Latent layers that were read: of `rows`, or of all rows, of which those in `mask` count."""
+
+    rows: Tensor | None  # (m,) indices of the step's rows, where they are known without a sync; None: all, m = n
+    mask: Tensor | None  # (n,) bool if rows is None and not all count
+    depth: Tensor  # (m,) j*: latent layers in the aggregate
+    table: Tensor  # (m, depth, k) posteriors
+
+
 class Draw(NamedTuple):
-    """What a decoding drew. Statistics are of what was drawn from: see `RequestDecoder.totals`."""
+    """What a decoding drew."""
 
     tokens: Tensor  # (n,) int64
     candidates: Tensor  # (n, k) int64: where the policy may be above zero
     policy: Tensor  # (n, k) float64: the distribution the token was drawn from
     explored: Tensor  # (n,) probability, or 0 and 1, that the latent branch was drawn from
     confidence: Tensor  # (n,) max p_L
-    read: Tensor | None = None  # (n,) bool: latent layers were read; None: of no row
-    depth: Tensor | None = None  # (n,) j*, of rows that were read
-    table: Tensor | None = None  # (n, depth, k) posteriors, of rows that were read
+    read: Read | None = None
 
 
 @dataclass
@@ -45,6 +52,8 @@ class Step:
     needs: Needs
     model: "LatentModel"
     read_all: bool  # read the latent layers of every row: the first batch is verified
+    wants_entropy: bool  # of the final layer, over the whole vocabulary
+    entropy_final: Tensor | None = None  # (n,) nats, if wanted, once `final_layer` was called
 
     def flag(self, column: int) -> Tensor | None:
         """(n,) bool of a yes-no setting; None where every request says no."""
@@ -58,6 +67,12 @@ class Step:
         if not self.needs.same_k:
             allowed &= torch.arange(k, device=final.device) < self.settings[:, K, None]
         return candidates, final, allowed
+
+    def final_layer(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Candidates (n, k), their posteriors under the final layer (n, k) float64, and which of them may be drawn."""
+        candidates, final, allowed = self.candidates()
+        log_p_top, self.entropy_final = log_p_of(self.logits, candidates[:, :1], self.wants_entropy)
+        return candidates, (final - final[:, :1] + log_p_top).double().exp(), allowed
 
     def greedy(self) -> Tensor | None:
         return self.flag(GREEDY)
@@ -126,6 +141,26 @@ class Decoding(Protocol):
     """A way of drawing the tokens of some rows. Pure: no state from step to step."""
 
     def __call__(self, step: Step) -> Draw: ...
+
+
+ROWS_AT_ONCE = 1 << 18  # logits: a CPU core's cache holds what one pass leaves for the next
+
+
+def log_p_of(logits: Tensor, tokens: Tensor, wants_entropy: bool) -> tuple[Tensor, Tensor | None]:
+    """log softmax of (n, vocab) logits at (n, 1) tokens, (n, 1), and if wanted the softmax's entropy in nats, (n,).
+
+    `log_softmax` is one fused pass where `logsumexp` takes six; on CPU its output never leaves the cache.
+    """
+    n, vocab = logits.shape
+    step = n if logits.is_cuda else max(1, ROWS_AT_ONCE // vocab)
+    picked, entropies = [], []
+    for first in range(0, n, step):
+        log_p = torch.log_softmax(logits[first : first + step], dim=-1)
+        picked.append(log_p.gather(1, tokens[first : first + step]))
+        if wants_entropy:
+            entropies.append(-(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1))
+    whole = picked[0] if len(picked) == 1 else torch.cat(picked)
+    return whole, torch.cat(entropies) if wants_entropy else None
 
 
 BLOCK = 64

@@ -113,7 +113,9 @@ def _torch_every_row(states: Tensor, head: Head, candidates: Tensor, scale: Tens
     late_factor = None if linear else factor
     if 0 < head.vocab <= chunk:
         logits = _torch_logits(states, head, 0, head.vocab, late_factor)
-        log_normaliser, logits = logits.logsumexp(-1), logits.gather(-1, columns)
+        log_p = torch.log_softmax(logits, dim=-1).gather(-1, columns[..., :1])  # one fused pass; logsumexp takes six
+        logits = logits.gather(-1, columns)
+        log_normaliser = (logits[..., :1] - log_p).squeeze(-1)
     else:
         log_normaliser, logits = _torch_stream(states, head, columns, late_factor, chunk)
     return LatentStatistics(log_normaliser, logits.masked_fill_((own != ids)[:, None], float("-inf")))

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from led_rl.decoding import DECODINGS, DecodingParams
-from led_rl.engines.decode_step import Draw, LatentModel, Step
-from led_rl.engines.decoding_slots import DECODING, GREEDY, KEY, DecodingSlots, decoding_of, uniforms
+from led_rl.engines.decode_step import Draw, LatentModel, Read, Step
+from led_rl.engines.decoding_slots import DECODING, GREEDY, KEY, KNOWN, DecodingSlots, decoding_of, uniforms
 from led_rl.engines.decodings import DRAWS
 from led_rl.engines.engine_options import EngineOptions
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
-STATISTICS = ("rows", "explored", "confidence", "read", "entropy_mu", "entropy_final")
+STATISTICS = ("rows", "explored", "confidence", "entropy_mu", "entropy_final")
 
 
 @dataclass
@@ -46,7 +46,33 @@ class TracedStep:
     extra_args: list[Mapping[str, Any] | None]  # (rows,) of the row's request, None for requests that decode as usual
     positions: Tensor  # (rows,) of the token fed in
     active: Tensor  # (rows,) bool: decodes as its request asks
-    draws: dict[int, tuple[Draw, int]]  # by row: the draw that served it, and its index there
+    draws: dict[int, tuple["TracedDraw", int]]  # by row: the draw that served it, and its index there
+
+
+@dataclass
+class TracedDraw:
+    """A `Draw` with what was read of latent layers spread over its rows."""
+
+    candidates: Tensor  # (n, k)
+    policy: Tensor  # (n, k)
+    explored: Tensor  # (n,)
+    confidence: Tensor  # (n,)
+    read: Tensor | None = None  # (n,) bool; None: of no row
+    depth: Tensor | None = None  # (n,)
+    table: Tensor | None = None  # (n, depth, k)
+
+    @classmethod
+    def of(cls, draw: Draw) -> "TracedDraw":
+        traced = cls(draw.candidates, draw.policy, draw.explored, draw.confidence)
+        if (read := draw.read) is not None:
+            n = len(draw.tokens)
+            rows = torch.arange(n, device=draw.tokens.device) if read.rows is None else read.rows
+            counts = read.depth.new_ones(len(rows)).bool() if read.mask is None else read.mask
+            traced.read = counts.new_zeros(n).index_copy(0, rows, counts)
+            traced.depth = read.depth.new_zeros(n).index_copy(0, rows, read.depth)
+            table = read.table.float()
+            traced.table = table.new_zeros(n, *table.shape[1:]).index_copy(0, rows, table)
+        return traced
 
 
 class RequestDecoder:
@@ -66,6 +92,7 @@ class RequestDecoder:
         self.device = device
         self.slots = DecodingSlots(slots, captured, num_layers, len(STATISTICS) + 1 + len(captured), device)
         self.trace: list[TracedStep] | None = None
+        self.step_sums: Tensor | None = None  # (rows, 1 + statistics) of the last step, on its way to the host
         self.verified = not captured
         self._model_config = model_config
         self._markers: dict[tuple[Any, Any], ThinkMarkers | None] = {}
@@ -105,30 +132,35 @@ class RequestDecoder:
         temperature = torch.where(settings[:, GREEDY].bool(), 1.0, temperature)
         all_rows = torch.arange(len(slots), device=logits.device)
         drawn: list[Drawn] = []
-        traced: dict[int, tuple[Draw, int]] = {}
+        traced: dict[int, tuple[TracedDraw, int]] = {}
         for kind in needs.decodings:
             mask = active if len(needs.decodings) == 1 else active & (settings[:, DECODING] == kind)
             rows = mask.nonzero().squeeze(1) if on_host else all_rows
             if not len(rows):
                 continue
-            step = Step(logits, rows, settings, temperature, uniform, needs, model, not self.verified)
+            step = Step(
+                logits, rows, settings, temperature, uniform, needs, model, not self.verified, self.final_entropy
+            )
             if len(rows) < len(slots):
                 step.logits, step.settings = logits[rows], settings[rows]
                 step.temperature, step.uniform = temperature[rows], uniform[rows]
             step.logits = step.logits.float()
             draw = DRAWS[DECODINGS[kind]](step)
             self._count(step, draw, slots[rows], None if on_host else mask)
-            if not self.verified and draw.table is not None:
-                self._verify(draw, mask[rows])
+            if not self.verified and draw.read is not None:
+                self._verify(draw.read, mask[rows])
             drawn.append(
                 Drawn(rows, None if on_host else mask, draw.tokens, draw.candidates, draw.policy.log().float())
             )
             if self.trace is not None:
-                traced |= {row: (draw, i) for i, row in enumerate(rows.tolist()) if mask[row]}
+                spread = TracedDraw.of(draw)
+                traced |= {row: (spread, i) for i, row in enumerate(rows.tolist()) if mask[row]}
         if self.trace is not None:
             admitted = [self.slots.slots.get(slot) for slot in slots.tolist()]
             extra_args = [None if slot is None else slot.extra_args for slot in admitted]
             self.trace.append(TracedStep(extra_args, positions.cpu().clone(), active.cpu(), traced))
+        sums = torch.cat([settings[:, KNOWN, None].double(), self.slots.sums[slots]], dim=1)
+        self.step_sums = sums.to("cpu", non_blocking=True)  # request_statistics.py takes it with the step's tokens
         return merged(drawn)
 
     def totals(self, reset: bool = False) -> dict[str, float]:
@@ -147,24 +179,24 @@ class RequestDecoder:
 
     def _count(self, step: Step, draw: Draw, slots: Tensor, mask: Tensor | None) -> None:
         ones = torch.ones_like(draw.policy[:, 0])
-        read = torch.zeros_like(ones) if draw.read is None else draw.read.double()
         entropy_mu = torch.special.entr(draw.policy).sum(-1)
-        final = torch.zeros_like(ones)
-        if self.final_entropy:
-            log_p = torch.log_softmax(step.logits, dim=-1)
-            final = -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1).double()
-        columns = torch.stack([ones, draw.explored.double(), draw.confidence.double(), read, entropy_mu, final], dim=1)
+        final = torch.zeros_like(ones) if step.entropy_final is None else step.entropy_final.double()
+        columns = torch.stack([ones, draw.explored.double(), draw.confidence.double(), entropy_mu, final], dim=1)
         if mask is not None:
-            columns, read = torch.where(mask[:, None], columns, 0.0), torch.where(mask, read, 0.0)
+            columns = torch.where(mask[:, None], columns, 0.0)
         sums = self.slots.sums
         sums[:, : len(STATISTICS)].index_add_(0, slots, columns)
-        if draw.depth is not None:
-            sums.view(-1).index_add_(0, slots * sums.shape[1] + len(STATISTICS) + draw.depth, read)
+        if (read := draw.read) is None:
+            return
+        counts = ones if read.rows is None else ones[: len(read.rows)]
+        for counted in (mask, read.mask) if read.rows is None else ():
+            counts = counts if counted is None else torch.where(counted, counts, 0.0)
+        of_slot = (slots if read.rows is None else slots[read.rows]) * sums.shape[1]
+        sums.view(-1).index_add_(0, of_slot + len(STATISTICS) + read.depth, counts)
 
-    def _verify(self, draw: Draw, mask: Tensor) -> None:
+    def _verify(self, read: Read, mask: Tensor) -> None:
         """Looks at the first latent tables: a broken engine must stop, not sample something else. Synchronises once."""
-        assert draw.table is not None
-        table = draw.table[mask]
+        table = read.table[mask if read.rows is None else mask[read.rows]]
         if not len(table):
             return
         problem = None
@@ -200,8 +232,13 @@ def markers_of(model_config: Any, start: str | tuple[int, ...], end: str | tuple
 
 
 def named_statistics(values: Sequence[float]) -> dict[str, float]:
-    names = [*STATISTICS, *(f"depth_{j}" for j in range(len(values) - len(STATISTICS)))]
-    return dict(zip(names, values, strict=True))
+    """Names of a row of `DecodingSlots.sums`; `read` is the sum of the depths."""
+    depths = values[len(STATISTICS) :]
+    return {
+        **dict(zip(STATISTICS, values, strict=False)),
+        "read": sum(depths),
+        **{f"depth_{j}": count for j, count in enumerate(depths)},
+    }
 
 
 def merged(drawn: list[Drawn]) -> Drawn | None:

@@ -20,6 +20,7 @@ from led_rl.engines.engine_options import EngineOptions
 from led_rl.engines.kernels import Head, LatentStatistics, latent_statistics, merge_ranks
 
 CONFIG_KEY = "led_rl"
+CANDIDATES = 8  # the usual k, for warming up
 ARCHITECTURES = (
     "Gemma2ForCausalLM",
     "Gemma3ForCausalLM",
@@ -113,6 +114,7 @@ class LatentStatesMixin:
     led_layers: tuple[int, ...]  # captured latent layers, deepest first
     led_states: LatentStates
     led_depth: int
+    led_warm = False
 
     def __init__(self, *, vllm_config, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
@@ -153,8 +155,28 @@ class LatentStatesMixin:
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         global _sampled_rows
         if self.led_depth:
+            if not self.led_warm:
+                self._warm_up()
             _sampled_rows = SampledRows(self, hidden_states.shape[0])
         return super().compute_logits(hidden_states)  # type: ignore[misc]
+
+    def _warm_up(self) -> None:
+        """Tunes the kernels for every size of batch.
+
+        The engine's profiling pass is the first to call `compute_logits`: what tuning allocates is counted there, and
+        no request waits for it.
+        """
+        self.led_warm = True
+        states = self.led_states.states
+        if not (states.is_cuda and self.led_layers):
+            return
+        rows = 1
+        while rows <= states.shape[1]:
+            order = torch.arange(len(self.led_layers), device=states.device).expand(rows, -1)
+            ids = torch.zeros(rows, CANDIDATES, dtype=torch.int64, device=states.device)
+            each = torch.arange(rows, device=states.device)
+            self.latent_statistics(order, each, ids, torch.ones(rows, device=states.device), None, None)
+            rows *= 2
 
     def get_model_state_cls(self) -> type:
         """Runner V2 asks the model for its `ModelState`, which supplies the sampler."""
@@ -166,9 +188,18 @@ class LatentStatesMixin:
 
         return DefaultModelState
 
+    def _head(self) -> Any:
+        """The layer that holds the LM head's weight; Gemma 2's is the embedding."""
+        return self.lm_head if hasattr(self, "lm_head") else self.model.embed_tokens  # type: ignore[attr-defined]
+
     def led_head(self) -> Head:
         """This rank's LM head; the weights may have been replaced since the last step."""
-        head, processor = self.lm_head, self.logits_processor  # type: ignore[attr-defined]
+        head, processor = self._head(), self.logits_processor  # type: ignore[attr-defined]
+        if not (hasattr(head, "weight") and head.weight.is_floating_point()):
+            raise RuntimeError(
+                f"LED reads the weight of {type(self).__name__}'s LM head, and this engine has packed or quantised it: "
+                "leave lm_head out of the quantisation"
+            )
         shard = head.shard_indices
         return Head(
             head.weight,
@@ -210,7 +241,7 @@ class LatentStatesMixin:
     def latent_logits(self, order: Tensor, rows: Tensor, normed: Tensor | None) -> Tensor:
         """(n, vocab) logits of one latent layer a row, with the arguments of `latent_statistics`."""
         states = self._normed(self.led_states.states[order, rows][:, None], normed)
-        return super().compute_logits(states[:, 0].contiguous())  # type: ignore[misc]
+        return self.logits_processor(self._head(), states[:, 0].contiguous())  # type: ignore[attr-defined]
 
     def _normed(self, states: Tensor, normed: Tensor | None) -> Tensor:
         """(n, depth, hidden) states, those of rows that are `normed` after the model's final norm."""

@@ -85,7 +85,9 @@ def check_engine(decoding: DecodingParams, options: EngineOptions, vllm_config: 
         ),
         "LED does not work with LoRA adapters in the engine": vllm_config.lora_config is not None,
         "LED does not work with pipeline parallelism": parallel.pipeline_parallel_size > 1,
-        "LED does not work with enable_batch_sharded_sampling": parallel.enable_batch_sharded_sampling,
+        "LED does not work with enable_batch_sharded_sampling": (
+            getattr(parallel, "enable_batch_sharded_sampling", False)  # vLLM 0.26 has no such option
+        ),
         "LED follows the thinking phase by token ids: enable_prompt_embeds must be off": (
             model_config.enable_prompt_embeds
         ),

@@ -3,13 +3,13 @@
 import torch
 
 from led_rl.decoding import AGGREGATIONS
-from led_rl.engines.decode_step import Draw, Step
+from led_rl.engines.decode_step import Draw, Read, Step
 from led_rl.led import combine, inverse_cdf
 
 
 def draw_led_reference(step: Step) -> Draw:
     """One marginal draw, whatever the requests' `draw`."""
-    candidates, _, allowed = step.candidates()
+    candidates, _, allowed = step.final_layer()
     layers = torch.stack([step.logits, *step.latent_logits()], dim=1).softmax(-1)  # (n, depth, vocab)
     table = layers.gather(-1, candidates[:, None].expand(-1, layers.shape[1], -1))
     aggregation, exploits = step.aggregation(), step.exploit()
@@ -25,5 +25,4 @@ def draw_led_reference(step: Step) -> Draw:
     policy = led.mu.double()
     tokens = candidates.gather(1, inverse_cdf(policy, step.uniform)[:, None]).squeeze(1)
     explored = 1 - (led.confidence if exploits is None else torch.where(exploits, led.confidence, 0.0))
-    read = torch.ones_like(tokens, dtype=torch.bool)
-    return Draw(tokens, candidates, policy, explored, led.confidence, read, led.depth, table)
+    return Draw(tokens, candidates, policy, explored, led.confidence, Read(None, None, led.depth, table))

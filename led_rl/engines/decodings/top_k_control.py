@@ -7,9 +7,7 @@ from led_rl.led import exploit_branch, inverse_cdf
 
 
 def draw_top_k_control(step: Step) -> Draw:
-    candidates, final, allowed = step.candidates()
-    normaliser = torch.logsumexp(step.logits, dim=-1, keepdim=True)
-    p_final = (final - normaliser).exp()  # (n, k)
+    candidates, p_final, allowed = step.final_layer()
     policy = exploit_branch(p_final, allowed, greedy=step.greedy(), eps=0.0)
     tokens = candidates.gather(1, inverse_cdf(policy, step.uniform)[:, None]).squeeze(1)
     return Draw(tokens, candidates, policy, torch.zeros_like(step.uniform), p_final[:, 0])
