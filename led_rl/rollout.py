@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import requests
 import torch
 import trl.generation.vllm_generation as trl_generation
 import trl.trainer.grpo_trainer as trl_grpo_trainer
@@ -60,9 +61,9 @@ class LEDClient(VLLMClient):
             )
 
     def _one_token(self, vllm_xargs: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """HTTP status and body of a request for one token after the prompt [0]."""
-        request = {"model": self.model, "prompt": [0], "max_tokens": 1, "logprobs": 0, "vllm_xargs": vllm_xargs}
-        response = self.session.post(f"{self.base_url}/v1/completions", json=request)
+        """HTTP status and body of a request for one token; not repeated, as `self.session` would after an error."""
+        request = {"model": self.model, "prompt": "1 + 1 =", "max_tokens": 1, "logprobs": 0, "vllm_xargs": vllm_xargs}
+        response = requests.post(f"{self.base_url}/v1/completions", json=request, timeout=120)
         return response.status_code, response.json()
 
 

@@ -187,11 +187,10 @@ def test_led_needs_vllm(recipe_file):
     assert not load_recipe([recipe_file(use_vllm=False)]).training.use_vllm
 
 
-def test_led_refuses_a_server_that_might_ignore_it(recipe_file):
-    message = refusal([recipe_file(decoding="led", vllm_mode="server")])
-    for part in ("decoding", "'led'", "vllm_mode: 'server'", "vllm_mode: colocate"):
-        assert part in message
-    load_recipe([recipe_file(vllm_mode="server")])
+def test_rollouts_with_led_may_come_from_a_server(recipe_file):
+    """Whether that server knows LED is asked when the trainer is built (tests/test_rollout_server.py)."""
+    recipe = load_recipe([recipe_file(decoding="led", vllm_mode="server")])
+    assert (recipe.training.decoding, recipe.training.vllm_mode) == ("led", "server")
 
 
 def test_files_are_found_from_here_from_the_recipe_and_from_above(recipe_file, tmp_path):

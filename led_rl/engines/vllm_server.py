@@ -1,5 +1,6 @@
 """vLLM's OpenAI-compatible server in this process, as `vllm serve` starts it, built with LED switched on."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,17 +26,14 @@ def serve(
     # The entry point `vllm` itself asks for the metadata of a distribution named vllm, which the CPU build lacks.
     with engine_environment(EngineOptions(depth, latent_layers), default):
         from vllm.entrypoints.cli.serve import ServeSubcommand
-        from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
-        from vllm.logger import configure_logging_from_args
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-        cli_env_setup()
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as vLLM's command line does
         command = ServeSubcommand()
         parser = FlexibleArgumentParser(prog="led-rl")
         options = command.subparser_init(parser.add_subparsers(dest="subparser"))
         options.usage = "led-rl serve [--led-...] MODEL [options of vllm serve]"
         options.set_defaults(logprobs_mode="processed_logprobs", **({} if has_gpu() else CPU_ENGINE_ARGUMENTS))
         parsed = parser.parse_args(["serve", *arguments])
-        configure_logging_from_args(parsed)
         command.validate(parsed)
         command.cmd(parsed)

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The generation node of TRL's server mode: `led-rl serve` with what a trainer with `vllm_mode: server` needs of it.
+#
+#   [NAME=value ...] launch/serve_rollouts.sh MODEL [options of led-rl serve and of vllm serve]
+#
+# and on the training node, in the recipe or on its command line:
+#
+#   vllm_mode: server
+#   vllm_server_base_url: http://GENERATION-NODE:8000
+#
+# Environment, with defaults:
+#   LED_DEPTH=8               the largest led_depth that the recipe may name
+#   TENSOR_PARALLEL_SIZE=1    GPUs that share one copy of the model
+#   DATA_PARALLEL_SIZE=1      copies of the model
+#   HOST=0.0.0.0  PORT=8000   where to listen. Anyone who reaches this port can replace the weights: keep it inside.
+#   MAX_MODEL_LEN=            longest prompt and completion in tokens; the model's own limit if empty
+#   WEIGHT_TRANSFER=nccl      vLLM's backend for new weights, a connection beside HTTP; empty to serve a fixed checkpoint
+set -euo pipefail
+
+if [[ $# -eq 0 || $1 == -* ]]; then
+  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0" >&2
+  exit 2
+fi
+
+options=(
+  --led-depth "${LED_DEPTH:-8}"
+  --tensor-parallel-size "${TENSOR_PARALLEL_SIZE:-1}"
+  --data-parallel-size "${DATA_PARALLEL_SIZE:-1}"
+  --host "${HOST:-0.0.0.0}"
+  --port "${PORT:-8000}"
+  --logprobs-mode processed_logprobs # log mu, not the final layer's: TRL corrects the loss with it
+  --max-logprobs -1
+)
+if [[ -n ${MAX_MODEL_LEN:-} ]]; then
+  options+=(--max-model-len "$MAX_MODEL_LEN")
+fi
+if [[ -n ${WEIGHT_TRANSFER-nccl} ]]; then
+  options+=(--weight-transfer-config "{\"backend\": \"${WEIGHT_TRANSFER:-nccl}\"}")
+fi
+
+export VLLM_SERVER_DEV_MODE=1 # the endpoints through which TRL sends weights
+exec led-rl serve "$1" "${options[@]}" "${@:2}"
