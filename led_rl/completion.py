@@ -1,7 +1,7 @@
 """The records that every engine takes and returns."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from led_rl.decoding import DecodingParams
 
@@ -27,6 +27,7 @@ class Completion:
     logprobs: list[float]  # of each token under the behaviour policy it was drawn from, nats
     thinking: list[bool]  # whether each token was sampled while thinking
     finished: bool  # False: cut off at max_tokens
+    statistics: dict[str, Any] | None = None  # what its decoding did (engines/request_statistics.py)
 
 
 class Engine(Protocol):

@@ -47,13 +47,9 @@ def engine_environment(options: EngineOptions, default: Mapping[str, Any] | None
 
 def request_decoder(llm: Any) -> "RequestDecoder | None":
     """What draws for LED in an engine that runs in this process: its counters and trace; None if built without LED."""
-    from led_rl.engines.vllm_v1 import LEDBatch
+    from led_rl.engines.request_statistics import decoder_of
 
-    runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
-    if hasattr(runner, "model_state"):  # runner V2
-        return getattr(runner.model_state, "led_decoder", None)
-    processors = runner.input_batch.logitsprocs.argmax_invariant
-    return next((p.decoder for p in processors if isinstance(p, LEDBatch)), None)
+    return decoder_of(llm.llm_engine.model_executor.driver_worker.worker.model_runner)
 
 
 class VLLMEngine:
@@ -98,6 +94,8 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
+        from led_rl.engines.request_statistics import KEY as STATISTICS_KEY
+
         requests = [
             SamplingParams(
                 temperature=sampling.temperature,
@@ -123,7 +121,8 @@ class VLLMEngine:
             tokens = list(sampled.token_ids)
             logprobs = [step[token].logprob for step, token in zip(sampled.logprobs, tokens, strict=True)]
             thinking = markers.thinking_mask(output.prompt_token_ids, tokens, unmarked)
-            completions.append(Completion(tokens, logprobs, thinking, sampled.finish_reason == "stop"))
+            statistics = (output.kv_transfer_params or {}).get(STATISTICS_KEY)
+            completions.append(Completion(tokens, logprobs, thinking, sampled.finish_reason == "stop", statistics))
         return [completions[i : i + sampling.n] for i in range(0, len(completions), sampling.n)]
 
     def load_weights(self, checkpoint: str) -> None:

@@ -34,6 +34,7 @@ def register() -> None:
             raise RuntimeError("LED needs vLLM's Python front end, which checks requests: unset VLLM_USE_RUST_FRONTEND")
         _register_models()
         _install_sampler()
+        _install_statistics()
         _keep_weights_on_cpu()
 
 
@@ -62,6 +63,13 @@ def _install_sampler() -> None:
         logits_processor.BUILTIN_LOGITS_PROCESSORS.append(vllm_v1.LEDBatch)
         Sampler.sample = vllm_v1.sample_with_led(Sampler.sample)  # type: ignore[method-assign]
         GPUModelRunner._prepare_inputs = vllm_v1.prepare_inputs_and_rows(GPUModelRunner._prepare_inputs)  # type: ignore[method-assign]
+
+
+def _install_statistics() -> None:
+    """Requests' statistics in their outputs and as Prometheus counters (see request_statistics.py)."""
+    from led_rl.engines.request_statistics import install
+
+    install()
 
 
 def _keep_weights_on_cpu() -> None:
