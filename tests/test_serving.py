@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import sys
+import urllib.request
 from dataclasses import fields
 from itertools import cycle, islice
 
@@ -16,6 +17,7 @@ from subprocesses import BIN, ROOT, run_command
 
 from led_rl.completion import Sampling
 from led_rl.decoding import DecodingParams
+from led_rl.doctor import main as doctor
 from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
 from led_rl.serving import parse
 from led_rl.thinking import ThinkMarkers
@@ -278,3 +280,53 @@ def test_help_shows_our_options_and_vllm_s(tiny_model):
     output = run_command(BIN / "led-rl", "serve", "--help", **clean_environment())
     for part in ("--led-depth", "--led-layers", "--led-default", "ModelConfig"):
         assert part in output
+
+
+def counters_of(server) -> dict[str, float]:
+    with urllib.request.urlopen(f"{server}/metrics", timeout=10) as answer:
+        lines = [line.rsplit(" ", 1) for line in answer.read().decode().splitlines()]
+    return {name.removeprefix("led_rl:"): float(value) for name, value in lines if name.startswith("led_rl:")}
+
+
+def led_of(answer) -> dict | None:
+    return (answer.model_extra["kv_transfer_params"] or {}).get("led")
+
+
+def test_answers_and_metrics_tell_what_led_did(led_server, client, tiny_model):
+    before = counters_of(led_server)
+    told = []
+    for decoding in (DECODINGS[0], DecodingParams("led", depth=3), DecodingParams()):
+        answer = complete(client, tiny_model, flat(decoding), n=2, seed=3)
+        chat = client.chat.completions.create(
+            model=tiny_model,
+            messages=[{"role": "user", "content": "say a"}],
+            stop=["a", "e", "i"],
+            extra_body=body(flat(decoding)),
+            **SETTINGS,
+        )
+        if decoding.is_standard:
+            assert led_of(answer) is led_of(chat) is None
+            continue
+        statistics = led_of(answer)
+        markers = ThinkMarkers(THINK, CLOSE)  # type: ignore[arg-type]
+        thinking = [markers.thinking_mask(THINKING, choice.token_ids) for choice in answer.choices]
+        assert statistics["rows"] == sum(map(sum, thinking))
+        assert 0 < statistics["confidence"] < 1
+        assert statistics["rows"] >= statistics["read"] == sum(statistics["depth"])
+        told += [statistics, led_of(chat)]
+    grown = {name: value - before.get(name, 0.0) for name, value in counters_of(led_server).items()}
+    assert grown["requests_total"] == 6
+    assert grown["rows_total"] == sum(statistics["rows"] for statistics in told)
+    assert grown["explored_total"] == pytest.approx(sum(statistics["explored"] for statistics in told))
+    depths = sum(value for name, value in grown.items() if name.startswith("depth_total{"))
+    assert depths == grown["read_total"] == sum(statistics["read"] for statistics in told)
+    for name in ("confidence", "entropy_mu"):
+        expected = sum(statistics[name] * statistics["rows"] for statistics in told)
+        assert grown[f"{name}_total"] == pytest.approx(expected)
+
+
+def test_doctor_knows_the_server(led_server, capfd):
+    assert doctor(["--server", led_server, "--json"]) == 0
+    checks = {check["name"]: check["text"] for check in json.loads(capfd.readouterr().out)["checks"]}
+    assert "rows 4" in checks["LED request"]
+    assert "sequences" in checks["metrics"]
