@@ -16,6 +16,7 @@ DECODINGS = tuple(READS_LATENTS)
 DRAWS = ("coin", "marginal")
 AGGREGATIONS = ("cumulative_sum", "mean_all", "max_entropy_layer", "product")
 THINK_STARTS = ("prompt", "marker")
+MARKER_LENGTH = 64
 
 
 class DecodingError(ValueError):
@@ -80,8 +81,10 @@ class DecodingParams:
             object.__setattr__(self, "latent_layers", layers)
         for name in ("start_marker", "end_marker"):
             marker = getattr(self, name)
-            if not marker:
-                raise DecodingError(f"{PREFIX}_{name} must not be empty")
+            if not marker or (hasattr(marker, "__len__") and len(marker) > MARKER_LENGTH):
+                raise DecodingError(
+                    f"{PREFIX}_{name} must be 1 to {MARKER_LENGTH} characters or token ids, got {marker!r}"
+                )
             if not isinstance(marker, str):
                 object.__setattr__(self, name, _integers(name, marker))
 

@@ -14,6 +14,7 @@ from led_rl.thinking import PhaseAutomaton, ThinkMarkers
 # Columns of the settings table; the columns from ORDER on hold each row's latent layers, as indices into the captured.
 KNOWN, DECODING, DEPTH, K, EXPLOIT, COIN, AGGREGATION, NORMED, GREEDY, KEY, ORDER = range(11)
 NEVER, ALWAYS = 0, 1  # states of rows that never, and always, decode as their request asks
+MOST_MARKERS = 64  # distinct think markers followed at a time, unless admitted requests use more
 _FLAGS = (EXPLOIT, COIN, AGGREGATION, NORMED, GREEDY)
 
 
@@ -36,6 +37,7 @@ class Slot:
     params: DecodingParams
     extra_args: Mapping[str, Any]
     row: list[int]  # of the settings table
+    markers: ThinkMarkers | None  # None: it never changes its phase
 
 
 class DecodingSlots:
@@ -81,7 +83,9 @@ class DecodingSlots:
         params = decoding_of(extra_args)
         known = next((i for i, token in enumerate(token_ids) if token < 0), len(token_ids))
         state = ALWAYS
-        if params.think_only and markers is not None:
+        if not params.think_only:
+            markers = None
+        if markers is not None:
             unmarked = params.think_start == "prompt"
             state = self._offset(markers) + markers.automaton.state_after(token_ids[:known], unmarked)
         layers = params.layers(self.num_layers)
@@ -91,7 +95,7 @@ class DecodingSlots:
         row[AGGREGATION], row[NORMED] = AGGREGATIONS.index(params.aggregation), params.latent_norm
         row[GREEDY], row[KEY] = temperature == 0, key_of(seed)
         row[ORDER : ORDER + len(layers)] = [self.captured.index(layer) for layer in layers]
-        self.slots[slot] = Slot(params, extra_args, row)
+        self.slots[slot] = Slot(params, extra_args, row, markers)
         self.staged[slot] = row, state
         self._needs = None
 
@@ -150,9 +154,23 @@ class DecodingSlots:
 
     def _offset(self, markers: ThinkMarkers) -> int:
         if markers not in self._automata:
+            if len(self._automata) >= MOST_MARKERS:
+                self._forget_unused_markers()
             self._automata[markers] = len(self._thinks)
             self._install_automata()
         return self._automata[markers]
+
+    def _forget_unused_markers(self) -> None:
+        """Drops the automata of no admitted request: clients choose their markers, and the tables must not grow."""
+        self.flush()
+        before, self._automata = self._automata, {}
+        of_slot = {slot: held.markers for slot, held in self.slots.items() if held.markers is not None}
+        self._install_automata()
+        for markers in dict.fromkeys(of_slot.values()):
+            self._offset(markers)
+        moved = [self._automata[markers] - before[markers] for markers in of_slot.values()]
+        if moved:
+            self.state.index_add_(0, self.to_device(list(of_slot)), self.to_device(moved))
 
     def _install_automata(self) -> None:
         """Stacks the automata of all markers in use, after the two constant states. Letter 0 is any other token."""

@@ -251,3 +251,33 @@ def test_the_generator_is_splitmix64():
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
         z ^= z >> 31
         assert stream(9, 1, position)[0].item() == (z >> 12) * 2.0**-52
+
+
+def test_markers_that_no_request_uses_are_forgotten_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr("led_rl.engines.decoding_slots.MOST_MARKERS", 12)
+    generator = random.Random(0)
+
+    def some(length):
+        return tuple(generator.randrange(20) for _ in range(length))
+
+    slots = DecodingSlots(8, (3, 2), 4, 8, CPU)
+    live = {}
+    for _ in range(1000):
+        slot = generator.randrange(8)
+        if slot in live and generator.random() < 0.3:
+            slots.release(slot)
+            del live[slot]
+        elif slot not in live:
+            markers = ThinkMarkers((some(2),), (some(generator.choice([1, 2, 3])),))
+            live[slot] = (markers, list(some(4)))
+            slots.admit(slot, {"led": 1, "led_depth": 3}, markers, live[slot][1], 0, 1.0)
+        slots.flush()
+        rows, fed = list(live.values()), some(len(live))
+        positions = torch.tensor([len(tokens) for _, tokens in rows], dtype=torch.int64)
+        thinks, _ = slots.follow(
+            torch.tensor(list(live), dtype=torch.int64), torch.tensor(fed, dtype=torch.int64), positions
+        )
+        for (markers, tokens), token, thinking in zip(rows, fed, thinks.tolist(), strict=True):
+            tokens.append(token)
+            assert thinking == markers.thinking_after(tokens, unmarked=True)
+        assert len(slots._automata) <= 12
