@@ -26,6 +26,8 @@ class TransformersEngine:
         if isinstance(model, str):
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
             model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        if getattr(model.config, "attn_logit_softcapping", None):
+            model.set_attn_implementation("eager")  # the default one leaves Gemma 2's cap on attention out
         self.model = model.eval()
         self.tokenizer = tokenizer
         end = model.generation_config.eos_token_id
@@ -37,14 +39,17 @@ class TransformersEngine:
     def layer_logits(self, hidden_states: Sequence[Tensor], decoding: DecodingParams) -> Tensor:
         """(..., hidden) states after 0 ... L layers -> (..., depth, vocab) logits before temperature, final first.
 
-        transformers has applied the final norm to the last of them, and to no other.
+        transformers has applied the final norm to the last of them, and to no other. Gemma 2's cap on final logits is
+        part of the head: it holds for latent layers, too.
         """
         head = self.model.get_output_embeddings()
         states = [hidden_states[-1]]
         for layer in decoding.layers(len(hidden_states) - 1):
             state = hidden_states[layer]
             states.append(self.model.base_model.norm(state) if decoding.latent_norm else state)
-        return head(torch.stack(states, dim=-2)).float()
+        logits = head(torch.stack(states, dim=-2)).float()
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     @torch.no_grad()
     def distributions(

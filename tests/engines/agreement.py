@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -29,39 +30,61 @@ def sampling_params(**changes):
     return SamplingParams(**(settings | changes))
 
 
-def generate_traced(llm: Any, prompts: list[list[int]], params: list[Any]):
-    """Outputs, and the traced rows by (tag, position): more than one if a step was computed again, or with n > 1."""
+def generate_traced(llm: Any, prompts: list[list[int]], params: list[Any], arrivals: list[int] | None = None):
+    """Outputs, and the traced rows by (tag, position): more than one if a step was computed again, or with n > 1.
+
+    Args:
+        arrivals: the engine's step before which each request joins, ascending; None: all join at once.
+    """
+    from vllm.sampling_params import RequestOutputKind
+
     decoder = request_decoder(llm)
     decoder.trace = []
-    outputs = llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+    engine, outputs, added = llm.llm_engine, {}, 0
+    for step in itertools.count():
+        while added < len(prompts) and (arrivals is None or arrivals[added] <= step):
+            param = params[added].clone()
+            param.output_kind = RequestOutputKind.FINAL_ONLY
+            engine.add_request(str(added), {"prompt_token_ids": prompts[added]}, param)
+            added += 1
+        outputs |= {int(output.request_id): output for output in engine.step() if output.finished}
+        if len(outputs) == len(prompts):
+            break
     rows: dict[tuple[Any, int], list] = {}
     for step in decoder.trace:
         for row, extra_args in enumerate(step.extra_args):
             if extra_args is not None:
                 rows.setdefault((extra_args["tag"], int(step.positions[row])), []).append((step, row))
     decoder.trace = None
-    return outputs, rows
+    return [outputs[i] for i in range(len(prompts))], rows
 
 
-def edited(logits: torch.Tensor, prompt: list[int], tokens: list[int], params: Any, eos: int) -> torch.Tensor:
+Grammar = Callable[[list[int]], Collection[int]]  # the tokens that may follow what has been generated
+
+
+def edited(
+    logits: torch.Tensor, prompt: list[int], tokens: list[int], params: Any, grammar: Grammar | None = None
+) -> torch.Tensor:
     """(tokens, vocab) final-layer logits after all that a request may ask of them, one token and one rule at a time."""
     logits = logits.clone()
     for step in range(len(tokens)):
         row, so_far = logits[step], tokens[:step]
-        if params.allowed_token_ids:
-            keep = torch.zeros_like(row, dtype=torch.bool)
-            keep[params.allowed_token_ids] = True
-            row[~keep] = -torch.inf
+        for allowed in (grammar and grammar(so_far), params.allowed_token_ids):
+            if allowed:
+                keep = torch.zeros_like(row, dtype=torch.bool)
+                keep[list(allowed)] = True
+                row[~keep] = -torch.inf
         for words in params.bad_words_token_ids or []:
             if so_far[len(so_far) - len(words) + 1 :] == words[:-1]:
                 row[words[-1]] = -torch.inf
         if step < params.min_tokens:
-            row[eos] = -torch.inf
+            row[list(params.all_stop_token_ids)] = -torch.inf
         for token, bias in (params.logit_bias or {}).items():
             row[token] += bias
-        for token in set(so_far + prompt):
+        if params.repetition_penalty != 1:
+            seen = torch.tensor(sorted({*so_far, *prompt}))
             scale = params.repetition_penalty
-            row[token] = row[token] / scale if row[token] > 0 else row[token] * scale
+            row[seen] = torch.where(row[seen] > 0, row[seen] / scale, row[seen] * scale)
         for token, count in Counter(so_far).items():
             row[token] -= params.frequency_penalty * count + params.presence_penalty
     return logits
@@ -69,21 +92,35 @@ def edited(logits: torch.Tensor, prompt: list[int], tokens: list[int], params: A
 
 @torch.no_grad()
 def check_agreement(
-    reference: TransformersEngine, prompts: list[list[int]], params: list[Any], outputs: list[Any], traced: dict
+    reference: TransformersEngine,
+    prompts: list[list[int]],
+    params: list[Any],
+    outputs: list[Any],
+    traced: dict,
+    grammars: Mapping[int, Grammar] | None = None,
 ) -> Counter:
-    """Asserts that phase, table and log-probability of every generated token are the oracle's; counts what it saw."""
+    """Asserts that phase, table and log-probability of every generated token are the oracle's; counts what it saw.
+
+    `grammars`: by number of the request, what its structured output allows.
+    """
+    from vllm.tokenizers.hf import get_cached_tokenizer
+
     seen: Counter = Counter()
     markers = cache(reference.markers)
-    eos = reference.tokenizer.eos_token_id
     for i, (prompt, param, output) in enumerate(zip(prompts, params, outputs, strict=True)):
         decoding = DecodingParams.from_extra_args(param.extra_args)
+        # a product's logarithm has the errors of all its layers
+        tolerance = TOLERANCE * (8 if decoding.aggregation == "product" else 1)
+        param = param.clone()  # to know of bad words and end tokens what the engine's copy knows
+        param.update_from_tokenizer(get_cached_tokenizer(reference.tokenizer))
+        param.update_from_generation_config({}, reference.tokenizer.eos_token_id)
         for sample in output.outputs:
             tokens = list(sample.token_ids)
             thinking = markers(decoding).thinking_mask(prompt, tokens, decoding.think_start == "prompt")
             seen["phase changes"] += sum(a != b for a, b in itertools.pairwise(thinking))
             hidden = reference.model(torch.tensor([prompt + tokens[:-1]]), output_hidden_states=True).hidden_states
             logits = reference.layer_logits([state[0, len(prompt) - 1 :] for state in hidden], decoding)
-            logits[:, 0] = edited(logits[:, 0], prompt, tokens, param, eos)
+            logits[:, 0] = edited(logits[:, 0], prompt, tokens, param, (grammars or {}).get(i))
             led = led_distribution(
                 logits, decoding.k, param.temperature, exploit=decoding.exploit, aggregation=decoding.aggregation
             )
@@ -112,7 +149,7 @@ def check_agreement(
                         assert token == int(logits[step, 0].argmax()), (i, step)
                         continue
                 if logprob is not None:
-                    agrees = [abs(policy[token].log().item() - logprob) < TOLERANCE for policy in expected.values()]
+                    agrees = [abs(policy[token].log().item() - logprob) < tolerance for policy in expected.values()]
                     assert any(agrees), (i, step, logprob, {k: p[token].log().item() for k, p in expected.items()})
                     seen["log-probabilities"] += 1
     return seen
