@@ -24,6 +24,7 @@ CANDIDATES = 8  # the usual k, for warming up
 ARCHITECTURES = (
     "Gemma2ForCausalLM",
     "Gemma3ForCausalLM",
+    "GemmaForCausalLM",
     "LlamaForCausalLM",
     "MiMoForCausalLM",
     "MistralForCausalLM",
