@@ -12,7 +12,7 @@ from agreement import CLOSE, THINK, check_agreement, generate_traced, random_tex
 from scipy.stats import chi2
 
 from led_rl.completion import Sampling
-from led_rl.decoding import DecodingParams
+from led_rl.decoding import DRAWS, DecodingParams
 from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
 from led_rl.engines.vllm_engine import request_decoder
 
@@ -112,13 +112,14 @@ def uncertain_prompt(reference, temperature: float = 0.8) -> list[int]:
     return max(prompts, key=distance)
 
 
-def test_thinking_tokens_follow_mu_and_not_the_final_layer(engine, reference):
+@pytest.mark.parametrize("draw", DRAWS)
+def test_thinking_tokens_follow_mu_and_not_the_final_layer(engine, reference, draw):
     prompt = uncertain_prompt(reference)
     led, posteriors = reference.distributions(prompt, LED, 0.8)
     vocabulary = posteriors.shape[-1]
     mu = torch.zeros(vocabulary).scatter_(0, led.candidates[-1], led.mu[-1])
     exploit = torch.zeros(vocabulary).scatter_(0, led.candidates[-1], led.exploit[-1])
-    tokens = draws(engine, prompt, 20_000, extra_args={"led": 1}, seed=None, top_p=0.5)
+    tokens = draws(engine, prompt, 20_000, extra_args={"led": 1, "led_draw": draw}, seed=None, top_p=0.5)
     assert chi_square_p(tokens, mu) > 1e-3
     assert chi_square_p(tokens, exploit) < 1e-6
 
@@ -127,7 +128,7 @@ def test_tokens_after_thinking_follow_standard_sampling(engine, reference):
     prompt = [*uncertain_prompt(reference), CLOSE]
     logits = reference.model(torch.tensor([prompt])).logits[0, -1:]
     expected = standard_policy(logits, Sampling(0.8, top_p=0.9))[0]
-    tokens = draws(engine, prompt, 20_000, extra_args={"led": 1}, top_p=0.9)
+    tokens = draws(engine, prompt, 5_000, extra_args={"led": 1}, top_p=0.9)
     assert chi_square_p(tokens, expected) > 1e-3
 
 
@@ -191,12 +192,33 @@ def test_standard_requests_in_a_mixed_batch_are_bit_identical_to_plain_vllm(engi
     assert different > 0  # the LED rows did something else
 
 
-def test_seeded_requests_reproduce(engine, reference):
+@pytest.mark.parametrize("draw", DRAWS)
+def test_seeded_requests_reproduce_whatever_else_is_in_the_batch(engine, draw):
     prompts = [[*random_text(random.Random(i), 10), THINK] for i in range(6)]
-    sampling = Sampling(temperature=0.9, max_tokens=20, n=2, seed=5)
-    first = engine.generate(prompts, LED, sampling)
-    again = engine.generate(prompts, LED, sampling)
-    assert [[c.token_ids for c in group] for group in first] == [[c.token_ids for c in group] for group in again]
+    extra_args = {"led": 1, "led_draw": draw, "led_think_only": 0}
+
+    def completions(params):
+        outputs = engine.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    seeded = [sampling_params(seed=7 + i, extra_args=extra_args) for i in range(6)]
+    first = completions(seeded)
+    assert completions(seeded) == first
+    others = [param if i % 2 else sampling_params(extra_args={"led": 1}) for i, param in enumerate(seeded)]
+    assert completions(others)[1::2] == first[1::2]
+    assert completions([sampling_params(seed=70 + i, extra_args=extra_args) for i in range(6)]) != first
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_unseeded_requests_follow_the_generator_that_a_checkpoint_holds(engine, draw):
+    prompts = [{"prompt_token_ids": [*random_text(random.Random(i), 10), THINK]} for i in range(4)]
+    params = sampling_params(extra_args={"led": 1, "led_draw": draw, "led_think_only": 0})
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs = engine.llm.generate(prompts, params, use_tqdm=False)
+        found.append([list(output.outputs[0].token_ids) for output in outputs])
+    assert found[0] == found[1] != found[2]
 
 
 def test_statistics_are_the_sums_of_the_traced_rows(engine):
