@@ -2,7 +2,7 @@
 
 Through its own doors alone: the model names a `ModelState`, which is told of requests and inputs and supplies the
 sampler. vLLM samples every row its own way, and rows of ours take our token instead: asking the device which rows still
-think would be a sync.
+think would be a sync. Every method here has the same arguments in vLLM 0.26 and 0.31, or passes them on unread.
 """
 
 from typing import Any
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+from vllm.v1.worker.gpu.sample.sampler import Sampler
+from vllm.v1.worker.gpu.sample.states import SamplingStates
 
 from led_rl.engines.decoding_slots import decoding_of
 from led_rl.engines.request_decoder import Drawn, RequestDecoder
@@ -42,59 +44,54 @@ class LEDModelState(DefaultModelState):
         self.model.led_states.begin(input_batch.logits_indices)  # type: ignore[union-attr, operator]
         return super().prepare_inputs(input_batch, req_states)
 
-    def custom_sampler(self, sampler: Any) -> tuple[Any, None]:
-        sampler.__class__ = sampling_with(type(sampler))
-        sampler.led_decoder = self.led_decoder
-        sampler.led_is_ours = np.zeros(self.max_num_reqs, dtype=bool)
-        sampler.led_drawn = None
-        # The decoder draws where logits carry the temperature and all edits, but no min-p, top-k or top-p yet.
+    def custom_sampler(self, sampler: Sampler) -> tuple[Any, None] | None:
+        if self.vllm_config.speculative_config is not None:
+            return None  # vLLM then samples by rejection; requests that ask for LED are refused at submission
+        sampler.__class__ = LEDSampler
         states = sampler.sampling_states
-        apply_min_p = states.apply_min_p
-
-        def draw_and_apply_min_p(logits: Tensor, expanded_idx_mapping: Tensor, idx_mapping_np: np.ndarray) -> None:
-            sampler.led_draw(logits, expanded_idx_mapping, idx_mapping_np)
-            apply_min_p(logits, expanded_idx_mapping, idx_mapping_np)
-
-        states.apply_min_p = draw_and_apply_min_p
+        states.__class__ = LEDSamplingStates
+        assert isinstance(states, LEDSamplingStates)
+        states.led_decoder = self.led_decoder
+        states.led_is_ours = np.zeros(self.max_num_reqs, dtype=bool)
+        states.led_drawn = None
         return sampler, None
 
 
-def sampling_with(sampler_class: type) -> type:
-    return type(f"LED{sampler_class.__name__}", (LEDSamplerMixin, sampler_class), {})
-
-
-class LEDSamplerMixin:
-    """Put before vLLM's V2 `Sampler` in the MRO."""
+class LEDSamplingStates(SamplingStates):
+    """Draws our rows right before min-p: logits carry the temperature and all edits, but no min-p, top-k or top-p."""
 
     led_decoder: RequestDecoder
+    led_is_ours: np.ndarray  # (slots,) bool
     led_drawn: Drawn | None
 
-    def add_request(self, req_idx: int, sampling_params: Any, *args: Any, **kwargs: Any) -> None:
-        super().add_request(req_idx, sampling_params, *args, **kwargs)  # type: ignore[misc]
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         ours = not decoding_of(sampling_params.extra_args).is_standard
-        self.led_is_ours[req_idx] = ours  # type: ignore[attr-defined]
-        if ours:
-            self.needs_logits_processing[req_idx] = True  # type: ignore[attr-defined]
+        self.led_is_ours[req_idx] = ours
+        # 0.31 asks whether the request changes logits, and skips `apply_min_p` where none does; 0.26 does not ask.
+        return bool(super().add_request(req_idx, sampling_params)) or ours
 
-    def led_draw(self, logits: Tensor, slots: Tensor, slots_np: np.ndarray) -> None:
-        """Draws our rows from logits after temperature."""
-        if not self.led_is_ours[slots_np].any():  # type: ignore[attr-defined]
-            return
-        model = take_sampled_rows(logits.shape[0])
-        slots = slots.long()
-        temperature = self.sampling_states.temperature.gpu[slots]  # type: ignore[attr-defined]
-        self.led_drawn = self.led_decoder.draw(model, logits, slots, temperature)
+    def apply_min_p(self, logits: Tensor, expanded_idx_mapping: Tensor, idx_mapping_np: np.ndarray) -> None:
+        if self.led_is_ours[idx_mapping_np].any():
+            model = take_sampled_rows(logits.shape[0])
+            slots = expanded_idx_mapping.long()  # one a row: there are no draft tokens
+            self.led_drawn = self.led_decoder.draw(model, logits, slots, self.temperature.gpu[slots])
+        super().apply_min_p(logits, expanded_idx_mapping, idx_mapping_np)
 
-    def sample(self, logits: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.led_drawn = None
-        sampled, processed = super().sample(logits, *args, **kwargs)  # type: ignore[misc]
-        drawn, self.led_drawn = self.led_drawn, None
+
+class LEDSampler(Sampler):
+    """Puts our tokens, and their log-policy where log-probabilities of what was sampled are asked for, over vLLM's."""
+
+    def sample(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        sampled, processed = super().sample(*args, **kwargs)
+        states = self.sampling_states
+        assert isinstance(states, LEDSamplingStates)
+        drawn, states.led_drawn = states.led_drawn, None
         if drawn is None:
             return sampled, processed
         if drawn.active is None:  # on CPU: the rows are known
             sampled = sampled.index_copy(0, drawn.rows, drawn.tokens.to(sampled.dtype))
         else:
             sampled = torch.where(drawn.active, drawn.tokens.to(sampled.dtype), sampled)
-        if self.logprobs_mode.startswith("processed"):  # type: ignore[attr-defined]
-            processed = drawn.write_policy(processed)
+        if kwargs["return_logprobs"] and self.logprobs_mode.startswith("processed"):
+            processed = drawn.write_policy(processed.float())  # 0.26 leaves logits in the model's dtype
         return sampled, processed
