@@ -144,8 +144,8 @@ def _measure(
     for batch, context in product(settings.batches, settings.contexts):
         generator = random.Random(f"{settings.seed}/{batch}/{context}")
         prompts = [[generator.randrange(vocab) for _ in range(context)] for _ in range(batch)]
-        if settings.explored_fraction is not None and not report.cells:
-            bar.set_postfix_str("looking for the temperature")
+        if settings.explored_fraction is not None:
+            bar.set_postfix_str(f"batch {batch}, context {context}: looking for the temperature")
             sampling = replace(sampling, temperature=_temperature(settings.explored_fraction, block, prompts, sampling))
         cell = Cell(batch, context, sampling.temperature, [])
         report.cells.append(cell)

@@ -27,6 +27,7 @@ COLOURS = {
     "led_reference": OTHER_COLOURS[1],
     "plain": NAMED_COLOURS["base"],
 }
+LINES, LINE_NAMES = ("-", "--", ":", "-."), ("solid", "dashed", "dotted", "dash-dotted")
 
 
 @styled
@@ -62,10 +63,10 @@ def _draw_ratios(axes: Axes, cells: Sequence[Measured]) -> None:
         place += 1
     rounds = sorted({summary.ratios.n for *_, summaries in cells for summary in summaries if summary.ratios})
     counts = f"{rounds[0]}" if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}" if rounds else "0"
-    title = f"throughput / standard: median, quartiles (n = {counts})"
+    title = "throughput / standard"
     if len(cells) == 1:
-        title += f"; batch {cells[0][0]}, context {cells[0][1]}"
-    axes.set(title=title, xlabel="ratio of neighbouring blocks", ylim=(place - 1.4, -0.6))
+        title += f": batch {cells[0][0]}, context {cells[0][1]}"
+    axes.set(title=title, xlabel=f"median and quartiles of {counts} neighbouring blocks", ylim=(place - 1.4, -0.6))
     axes.set_yticks([at for at, _ in names], [name for _, name in names])
     axes.tick_params(axis="y", labelcolor=INK, length=0)
     axes.grid(axis="y", visible=False)
@@ -81,21 +82,21 @@ def _draw_steps(axes: Axes, cells: Sequence[Measured]) -> None:
             lines.setdefault(key, []).append((batch if by_batch else context, summary.ms_per_step))
     others = sorted({other for _, other in lines})
     for (arm, other), points in lines.items():
-        first = other == others[0]
+        number = others.index(other)
         xs, ys = zip(*sorted(points), strict=True)
         axes.plot(
             xs,
             ys,
-            "-" if first else "--",
+            LINES[number % len(LINES)],
             color=COLOURS[arm],
-            marker=MARKERS[others.index(other) % len(MARKERS)],
+            marker=MARKERS[number % len(MARKERS)],
             markersize=4.5,
-            label=arm.replace("_", " ") if first else None,
+            label=None if number else arm.replace("_", " "),
         )
     axes.set_xscale("log", base=2)
     sizes = sorted({x for points in lines.values() for x, _ in points})
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
-    of = "context" if by_batch else "batch"
-    listed = ", ".join(f"{other} {'dashed' if i else 'solid'}" for i, other in enumerate(others))
-    axes.set(title=f"milliseconds of a step; {of} {listed}", xlabel="batch" if by_batch else "context", ylim=(0, None))
+    this, that = ("batch", "context") if by_batch else ("context", "batch")
+    drawn = ", ".join(f"{LINE_NAMES[i % len(LINES)]} {other}" for i, other in enumerate(others))
+    axes.set(title="milliseconds of a step", xlabel=f"{this} ({that}: {drawn})", ylim=(0, None))
