@@ -68,7 +68,9 @@ def added_cost(shape: Shape, machine: Machine, arm: str) -> Cost:
     pairs = rows * layers
     kept = 3.0 * shape.batch * layers * shape.hidden * shape.itemsize  # two streams read, their sum written
     top_k = float(logits * FLOAT)
-    total_bytes, flops, seconds = kept + top_k, 0.0, (kept + top_k) / machine.bandwidth
+    total_bytes = kept + top_k
+    flops = 0.0
+    seconds = total_bytes / machine.bandwidth
     seconds += OPERATORS * machine.operator + logits * machine.softmax
     if arm == "reference":
         spilled = 5.0 * shape.depth * logits * FLOAT  # logits and softmax of every layer, written and read again

@@ -102,13 +102,18 @@ class Followed:
 
     known: float  # tokens that the worker knew at admission: more at the next
     rows: float
-    sums: np.ndarray  # (statistics,) since admission
-    before: np.ndarray | float = 0.0  # of earlier admissions
+    step: np.ndarray  # (rows, 1 + statistics) sums since admission, of the last step
+    row: int  # the request's, there
+    before: np.ndarray | float = 0.0  # (statistics,) of earlier admissions
 
-    def follow(self, known: float, rows: float, sums: np.ndarray) -> None:
+    def follow(self, known: float, rows: float, step: np.ndarray, row: int) -> None:
         if known != self.known or rows < self.rows:
-            self.before = self.before + self.sums
-        self.known, self.rows, self.sums = known, rows, sums
+            self.before = self.sums()
+        self.known, self.rows, self.step, self.row = known, rows, step, row
+
+    def sums(self) -> np.ndarray:
+        """(statistics,) of the whole request."""
+        return self.before + self.step[self.row, 1:]
 
 
 def hand_sums_on(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,11 +137,12 @@ def hand_sums_on(original: Callable[..., Any]) -> Callable[..., Any]:
                 if request is None:
                     continue
                 row = row_of[output.request_id]
-                followed = vars(request).setdefault("led_followed", Followed(known[row], 0.0, step[row, 1:]))
-                followed.follow(known[row], rows[row], step[row, 1:])
+                followed = vars(request).get("led_followed")
+                if followed is None:
+                    followed = request.led_followed = Followed(known[row], 0.0, step, row)
+                followed.follow(known[row], rows[row], step, row)
                 if output.finish_reason is not None or request.sampling_params.stop:
-                    sums = (followed.before + followed.sums).tolist()
-                    output.kv_transfer_params = {**(output.kv_transfer_params or {}), KEY: sums}
+                    output.kv_transfer_params = {**(output.kv_transfer_params or {}), KEY: followed.sums().tolist()}
         return outputs
 
     return update_from_output
