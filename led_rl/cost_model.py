@@ -74,7 +74,7 @@ def added_cost(shape: Shape, machine: Machine, arm: str) -> Cost:
     seconds += OPERATORS * machine.operator + logits * machine.softmax
     if arm == "reference":
         spilled = 5.0 * shape.depth * logits * FLOAT  # logits and softmax of every layer, written and read again
-        read = layers * head_bytes
+        read = float(layers * head_bytes)
         total_bytes, flops = total_bytes + read + spilled, pairs * head_flops
         seconds += max(read / machine.bandwidth, flops / machine.flops) + spilled / machine.bandwidth
         seconds += LATENT_OPERATORS * machine.operator

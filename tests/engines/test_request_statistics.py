@@ -119,10 +119,10 @@ def test_sums_go_on_when_a_request_is_admitted_anew():
     followed = None
     seen = []
     for known, rows in steps:
-        sums = torch.tensor([float(rows)]).numpy()
-        followed = followed or Followed(known, 0.0, sums)
-        followed.follow(known, rows, sums)
-        seen.append(float((followed.before + followed.sums)[0]))
+        step = torch.tensor([[0.0, 0.0], [float(known), float(rows)]]).numpy()  # its row is the second
+        followed = followed or Followed(known, 0.0, step, 1)
+        followed.follow(known, rows, step, 1)
+        seen.append(float(followed.sums()[0]))
     assert seen == [1, 2, 3, 3, 3, 3, 4, 4, 6, 7]
 
 
