@@ -51,13 +51,22 @@ class LatentStates:
         self.count = 0
 
     def begin(self, rows: Tensor) -> None:
-        """Says which tokens of the coming step are sampled, (rows,); before the model's forward."""
+        """Says which tokens of the coming step are sampled, (rows,) ascending; before the model's forward."""
         self.count = rows.shape[0]
+        rows = rows[: self.rows.shape[0]]  # more only with draft tokens, where LED is refused
         self.rows.zero_()  # a padded CUDA graph reads on beyond the step's rows
-        self.rows[: self.count].copy_(rows)
+        self.rows[: rows.shape[0]].copy_(rows)
 
     def bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (self.rows, self.tokens, self.positions, self.states))
+
+
+def keep_every_row(hidden: Tensor, residual: Tensor | None, kept: Tensor) -> None:
+    """`keep_rows` of a step that samples every token."""
+    if residual is None:
+        kept[: hidden.shape[0]] = hidden
+    else:
+        torch.add(hidden, residual, out=kept[: hidden.shape[0]])
 
 
 def keep_rows(hidden: Tensor, residual: Tensor | None, rows: Tensor, kept: Tensor) -> None:
@@ -78,8 +87,12 @@ def keeping(layer_class: Any) -> type:
 
     def forward(self, positions, hidden_states, residual, *args, **kwargs):
         # Within torch.compile the copy must be an operator that the compiler neither traces into nor drops.
-        keep = torch.ops.vllm.led_rl_keep_rows if torch.compiler.is_compiling() else keep_rows
-        keep(hidden_states, residual, self.led_rows, self.led_kept)
+        if torch.compiler.is_compiling():
+            torch.ops.vllm.led_rl_keep_rows(hidden_states, residual, self.led_rows, self.led_kept)
+        elif hidden_states.shape[0] == self.led_states.count and not hidden_states.is_cuda:  # a graph replays no `if`
+            keep_every_row(hidden_states, residual, self.led_kept)
+        else:
+            keep_rows(hidden_states, residual, self.led_rows, self.led_kept)
         return layer_class.forward(self, positions, hidden_states, residual, *args, **kwargs)
 
     return type(f"Keeping{layer_class.__name__}", (layer_class,), {"forward": forward})
@@ -139,6 +152,7 @@ class LatentStatesMixin:
                 raise RuntimeError(
                     f"{type(self).__name__} does not give LED the residual stream that enters layer {number}: {error}"
                 ) from error
+            layer.led_states = self.led_states
             layer.led_rows, layer.led_kept = self.led_states.rows, self.led_states.states[index]
         # vLLM's compile-cache hash does not see what our layers add: without this, LED and plain runs share cached
         # graphs, and one that keeps no states can be loaded in silence.
@@ -209,6 +223,7 @@ class LatentStatesMixin:
             getattr(head, "bias", None),
             processor.soft_cap,
             processor.scale,
+            whole=get_tensor_model_parallel_world_size() == 1,
         )
 
     def latent_statistics(
