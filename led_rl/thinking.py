@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import Any, Protocol
 
 START, END = "<think>", "</think>"
-# A tokenizer may merge a marker's edge with its neighbours ("</think>\n"): these surroundings are looked at.
-BEFORE, AFTER = ("", "\n", " "), ("", "\n", "\n\n", " ")
+# A tokenizer may merge a marker's edge with its neighbours (".</think>\n"): these surroundings are looked at.
+BEFORE = ("", "\n", " ", *"""!"$%')*,.:;>?]`|}""")
+AFTER = ("", "\n", "\n\n", "\r\n", " ", "<", "</", "**", "\\", "\\[", *"""#$(*,-.:[`""")
 
 Sequences = tuple[tuple[int, ...], ...]
 

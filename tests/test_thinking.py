@@ -149,7 +149,7 @@ WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s
 
 @pytest.fixture(scope="module")
 def byte_tokenizer():
-    """A byte-level BPE tokenizer without think tokens, in which `>` and a newline after it are one token."""
+    """A byte-level BPE tokenizer without think tokens that merges `>` and `</` with what often stands beside them."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -158,11 +158,16 @@ def byte_tokenizer():
         ]
     )
     core.decoder = decoders.ByteLevel()
-    corpus = ["<b>\n</b>\n\n", " </i>\n", "</", "thinking", "think"] * 20
+    corpus = ["<b>\n</b>\n\n", " </i>\n", "</", "thinking", "think", "a.</b>", "(b)</b>", "</i><b>", "</i>**a**"] * 20
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
     core.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=core)
+
+
+@pytest.fixture(scope="module")
+def byte_markers(byte_tokenizer):
+    return ThinkMarkers.from_tokenizer(byte_tokenizer)
 
 
 def test_a_marker_is_known_in_each_of_its_spellings(byte_tokenizer):
@@ -176,10 +181,10 @@ def words(tokenizer, *texts):
     return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
 
-@pytest.mark.parametrize("before", ["", "so", "so ", "so\n", "so\n\n"])
-@pytest.mark.parametrize("after", ["", " so", "so", "\n", "\n\n", "\nso", "\n\n4 < 5"])
-def test_text_is_followed_whatever_stands_around_the_marker(byte_tokenizer, before, after):
-    markers = ThinkMarkers.from_tokenizer(byte_tokenizer)
+@pytest.mark.parametrize("before", ["", "so", "so ", "so\n", "so\n\n", "so.", "(so)", "so?"])
+@pytest.mark.parametrize("after", ["", " so", "so", "\n", "\n\n", "\nso", "\n\n4 < 5", "<answer>", "**so**", "\\boxed"])
+def test_text_is_followed_whatever_stands_around_the_marker(byte_tokenizer, byte_markers, before, after):
+    markers = byte_markers
     closed, opened, neither = words(byte_tokenizer, *(before + marker + after for marker in (END, START, "<thin>")))
     for unmarked in (True, False):
         assert not markers.thinking_after(closed, unmarked)
