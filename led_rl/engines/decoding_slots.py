@@ -104,16 +104,17 @@ class DecodingSlots:
         self.staged[slot] = [0] * self.settings.shape[1], NEVER
         self._needs = None
 
-    def flush(self) -> None:
-        """Moves what was admitted since the last step to the device, in one transfer."""
+    def flush(self) -> bool:
+        """Moves what was admitted or released since the last step to the device, in one transfer; True if any was."""
         if not self.staged:
-            return
+            return False
         slots = self.to_device(list(self.staged))
         rows = self.to_device([[state, *row] for row, state in self.staged.values()])
         self.state[slots], self.settings[slots] = rows[:, 0], rows[:, 1:]
         self.retired += self.sums[slots].sum(0)
         self.sums[slots] = 0.0
         self.staged.clear()
+        return True
 
     def needs(self) -> Needs:
         """Of the requests admitted now, at least one; worked out when they change, not at every step."""
@@ -130,7 +131,9 @@ class DecodingSlots:
             )
         return self._needs
 
-    def follow(self, slots: Tensor, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def follow(
+        self, slots: Tensor, tokens: Tensor, positions: Tensor, settings: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Follows the think markers and says which rows decode as their request asks now.
 
         Args:
@@ -138,12 +141,13 @@ class DecodingSlots:
             tokens: (rows,) token fed in at each row.
             positions: (rows,) its position. Only tokens past what the host scanned at admission count: a chunk of
                 prefill may end on a marker that a later prompt token overrules.
+            settings: (rows, columns) of the slots, if at hand.
 
         Returns:
             (rows,) bool, and the rows' settings (rows, columns). Rows of an unfinished prefill decode as usual: their
             token is thrown away.
         """
-        settings = self.settings[slots]
+        settings = self.settings[slots] if settings is None else settings
         known = settings[:, KNOWN]
         state = self.state[slots]
         hit = self._alphabet[state] == tokens[:, None]  # (rows, letters), at most one

@@ -57,6 +57,7 @@ class Head:
     bias: Tensor | None = None
     soft_cap: float | None = None
     logit_scale: float = 1.0
+    whole: bool = False  # no other rank holds a part of the vocabulary
 
 
 def latent_statistics(
@@ -104,8 +105,8 @@ def _not_needed(states: Tensor, candidates: Tensor) -> LatentStatistics:
 
 
 def _torch_every_row(states: Tensor, head: Head, candidates: Tensor, scale: Tensor, chunk: int) -> LatentStatistics:
-    ids = candidates - head.start  # (rows, k) rows of this rank's weight
-    own = ids.clamp(0, max(head.vocab - 1, 0))
+    ids = candidates if head.whole else candidates - head.start  # (rows, k) rows of this rank's weight
+    own = ids if head.whole else ids.clamp(0, max(head.vocab - 1, 0))
     columns = own[:, None].expand(-1, states.shape[1], -1)  # (rows, depth, k)
     factor = (scale * head.logit_scale)[:, None, None]
     linear = head.bias is None and head.soft_cap is None  # then states may be multiplied instead of logits
@@ -118,6 +119,8 @@ def _torch_every_row(states: Tensor, head: Head, candidates: Tensor, scale: Tens
         log_normaliser = (logits[..., :1] - log_p).squeeze(-1)
     else:
         log_normaliser, logits = _torch_stream(states, head, columns, late_factor, chunk)
+    if head.whole:
+        return LatentStatistics(log_normaliser, logits)
     return LatentStatistics(log_normaliser, logits.masked_fill_((own != ids)[:, None], float("-inf")))
 
 

@@ -5,7 +5,7 @@ The runners (vllm_v1.py, vllm_v2.py) know vLLM and the decodings (decodings/) kn
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,14 +28,17 @@ class Drawn:
     active: Tensor | None  # (n,) bool: rows to take from here; None: all of them
     tokens: Tensor  # (n,)
     candidates: Tensor  # (n, k)
-    log_policy: Tensor  # (n, k) float32
+    policy: Tensor  # (n, k) float64
 
     def write_policy(self, scores: Tensor) -> Tensor:
         """Writes log-policies over the rows concerned of (rows, vocab) log-probabilities, in place."""
+        log_policy = self.policy.log().to(scores.dtype)
+        if self.active is None and len(self.rows) == len(scores):
+            return scores.fill_(float("-inf")).scatter_(-1, self.candidates, log_policy)
         if self.active is None:
             scores[self.rows] = float("-inf")
-            return scores.index_put_((self.rows[:, None], self.candidates), self.log_policy.to(scores.dtype))
-        kept = torch.where(self.active[:, None], self.log_policy.to(scores.dtype), scores.gather(-1, self.candidates))
+            return scores.index_put_((self.rows[:, None], self.candidates), log_policy)
+        kept = torch.where(self.active[:, None], log_policy, scores.gather(-1, self.candidates))
         return scores.masked_fill_(self.active[:, None], float("-inf")).scatter_(-1, self.candidates, kept)
 
 
@@ -75,6 +78,16 @@ class TracedDraw:
         return traced
 
 
+class Batch(NamedTuple):
+    """What stays the same from step to step while the engine's batch does."""
+
+    slots: Tensor  # (rows,)
+    rows: Tensor  # (rows,) 0, 1, ...
+    settings: Tensor  # (rows, columns)
+    temperature: Tensor  # (rows,), 1 for greedy rows
+    known: Tensor  # (rows, 1) float64, tokens known at admission
+
+
 class RequestDecoder:
     """Follows the requests that ask for a decoding of ours and draws their tokens.
 
@@ -94,6 +107,7 @@ class RequestDecoder:
         self.trace: list[TracedStep] | None = None
         self.step_sums: Tensor | None = None  # (rows, 1 + statistics) of the last step, on its way to the host
         self.verified = not captured
+        self._batch: Batch | None = None
         self._model_config = model_config
         self._markers: dict[tuple[Any, Any], ThinkMarkers | None] = {}
         self._baseline = [0.0] * self.slots.sums.shape[1]
@@ -122,36 +136,36 @@ class RequestDecoder:
             slots: (rows,) slot of each row; the spare one for requests that decode as usual.
             temperature: (rows,) with which the logits were divided, anything for greedy rows (theirs were not).
         """
-        self.slots.flush()
+        if self.slots.flush() or self._batch is None or self._batch.slots is not slots:
+            self._batch = self._same_while_the_batch_is(slots, temperature)
+        settings, temperature = self._batch.settings, self._batch.temperature
         needs = self.slots.needs()
         kept = model.led_states
         positions = kept.positions[: len(slots)]
-        active, settings = self.slots.follow(slots, kept.tokens[: len(slots)], positions)
+        active, _ = self.slots.follow(slots, kept.tokens[: len(slots)], positions, settings)
         on_host = logits.device.type == "cpu"
         uniform = uniforms(settings[:, KEY], positions)
-        temperature = torch.where(settings[:, GREEDY].bool(), 1.0, temperature)
-        all_rows = torch.arange(len(slots), device=logits.device)
         drawn: list[Drawn] = []
         traced: dict[int, tuple[TracedDraw, int]] = {}
         for kind in needs.decodings:
             mask = active if len(needs.decodings) == 1 else active & (settings[:, DECODING] == kind)
-            rows = mask.nonzero().squeeze(1) if on_host else all_rows
+            rows = mask.nonzero().squeeze(1) if on_host else self._batch.rows
             if not len(rows):
                 continue
+            slots_of_rows = slots
             step = Step(
                 logits, rows, settings, temperature, uniform, needs, model, not self.verified, self.final_entropy
             )
             if len(rows) < len(slots):
                 step.logits, step.settings = logits[rows], settings[rows]
                 step.temperature, step.uniform = temperature[rows], uniform[rows]
+                slots_of_rows = slots[rows]
             step.logits = step.logits.float()
             draw = DRAWS[DECODINGS[kind]](step)
-            self._count(step, draw, slots[rows], None if on_host else mask)
+            self._count(step, draw, slots_of_rows, None if on_host else mask)
             if not self.verified and draw.read is not None:
                 self._verify(draw.read, mask[rows])
-            drawn.append(
-                Drawn(rows, None if on_host else mask, draw.tokens, draw.candidates, draw.policy.log().float())
-            )
+            drawn.append(Drawn(rows, None if on_host else mask, draw.tokens, draw.candidates, draw.policy))
             if self.trace is not None:
                 spread = TracedDraw.of(draw)
                 traced |= {row: (spread, i) for i, row in enumerate(rows.tolist()) if mask[row]}
@@ -159,9 +173,19 @@ class RequestDecoder:
             admitted = [self.slots.slots.get(slot) for slot in slots.tolist()]
             extra_args = [None if slot is None else slot.extra_args for slot in admitted]
             self.trace.append(TracedStep(extra_args, positions.cpu().clone(), active.cpu(), traced))
-        sums = torch.cat([settings[:, KNOWN, None].double(), self.slots.sums[slots]], dim=1)
+        sums = torch.cat([self._batch.known, self.slots.sums[slots]], dim=1)
         self.step_sums = sums.to("cpu", non_blocking=True)  # request_statistics.py takes it with the step's tokens
         return merged(drawn)
+
+    def _same_while_the_batch_is(self, slots: Tensor, temperature: Tensor) -> "Batch":
+        settings = self.slots.settings[slots]
+        return Batch(
+            slots,
+            torch.arange(len(slots), device=slots.device),
+            settings,
+            torch.where(settings[:, GREEDY].bool(), 1.0, temperature),
+            settings[:, KNOWN, None].double(),
+        )
 
     def totals(self, reset: bool = False) -> dict[str, float]:
         """Sums over all rows drawn so far, or since the last reset; synchronises with the device.
@@ -253,7 +277,7 @@ def merged(drawn: list[Drawn]) -> Drawn | None:
             None,
             torch.cat([d.tokens for d in drawn]),
             torch.cat([d.candidates for d in drawn]),
-            torch.cat([d.log_policy for d in drawn]),
+            torch.cat([d.policy for d in drawn]),
         )
     result = drawn[0]
     for d in drawn[1:]:
@@ -265,6 +289,6 @@ def merged(drawn: list[Drawn]) -> Drawn | None:
             result.active | mine,
             torch.where(mine, d.tokens, result.tokens),
             torch.where(mine[:, None], d.candidates, result.candidates),
-            torch.where(mine[:, None], d.log_policy, result.log_policy),
+            torch.where(mine[:, None], d.policy, result.policy),
         )
     return result

@@ -54,10 +54,8 @@ class BlockEngine:
             defaults["load_format"] = "dummy"
         with engine_environment(EngineOptions(depth)):
             from vllm import LLM
-            from vllm.model_executor.model_loader import utils
 
             before = time.perf_counter()
-            utils._MODEL_ARCH_BY_HASH.clear()  # an engine built before without LED left vLLM's own class there
             self.llm: Any = LLM(model=model, seed=seed, **(defaults | engine_args))
         self._model = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model()
         self._decoder = request_decoder(self.llm) if depth else None

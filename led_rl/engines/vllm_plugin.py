@@ -39,13 +39,18 @@ def register() -> None:
 
 
 def _register_models() -> None:
-    """Subclasses of vLLM's models that hand latent states on; registration is vLLM's documented door."""
+    """Subclasses of vLLM's models that keep latent states; registration is vLLM's documented door.
+
+    vLLM remembers the class of a model that it has built; after an engine without LED that would be its own.
+    """
     from vllm import ModelRegistry
+    from vllm.model_executor.model_loader import utils
 
     from led_rl.engines.vllm_models import ARCHITECTURES
 
     for architecture in ARCHITECTURES:
         ModelRegistry.register_model(architecture, f"led_rl.engines.vllm_models:LED{architecture}")
+    utils._MODEL_ARCH_BY_HASH.clear()
 
 
 def _install_sampler() -> None:
