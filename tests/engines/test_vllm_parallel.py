@@ -1,0 +1,111 @@
+"""LED over two tensor-parallel ranks (V1 runner, CPU): the oracle's policy, one token for both, little to gather."""
+
+import json
+import sys
+
+import pytest
+import torch
+from agreement import CLOSE, THINK, sampling_params
+from subprocesses import ROOT, run_command
+
+from led_rl.completion import Sampling
+from led_rl.decoding import DecodingParams
+from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
+
+DECODINGS = [
+    {"led": 1, "led_draw": "marginal"},
+    {"led": 1},
+    {"led": 1, "led_draw": "marginal", "led_depth": 3, "led_k": 4, "led_latent_norm": 1},
+    {"led_decoding": "top_k_control", "led_k": 5},
+    None,
+]
+
+
+def request(i: int, decoding: dict | None):
+    settings = {"max_tokens": 16, "temperature": [0.8, 1.2][i % 2], "top_p": [1.0, 0.9][i % 3 == 0], "logprobs": 0}
+    settings |= {"ignore_eos": True, "detokenize": False, "extra_args": decoding}
+    if i % 7:  # without a seed each rank must come to the same by itself
+        settings["seed"] = 100 + i
+    return [5 + i, 17, 42, 9 + i, [THINK, CLOSE, 7, THINK][i % 4]], settings
+
+
+MIXED = [request(i, DECODINGS[i % len(DECODINGS)]) for i in range(24)]
+REFERENCE = [request(i, {"led_decoding": "led_reference", "led_depth": 4}) for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def facts(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parallel")
+    (folder / "requests.json").write_text(json.dumps([MIXED, REFERENCE]))
+    probe = ROOT / "tests" / "probes" / "parallel_probe.py"
+    run_command(sys.executable, probe, tiny_model, folder / "requests.json", folder / "facts.json", timeout=400)
+    return json.loads((folder / "facts.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def mixed(facts):
+    return facts[0]
+
+
+def test_the_ranks_share_the_vocabulary(mixed, tiny_model):
+    (start, middle, _), (begin, end, _) = (rank["vocabulary"] for rank in mixed["ranks"])
+    assert start == 0
+    assert middle == begin
+    assert end == TransformersEngine(tiny_model).model.config.vocab_size
+
+
+def policies(reference, prompt, settings, tokens) -> list[list[torch.Tensor]]:
+    """For each token the (vocab,) distributions, one or two, that it may have been drawn from."""
+    decoding, temperature = DecodingParams.from_extra_args(settings["extra_args"]), settings["temperature"]
+    led, _ = reference.distributions(prompt + tokens[:-1], decoding, temperature)
+    with torch.no_grad():
+        logits = reference.model(torch.tensor([prompt + tokens[:-1]])).logits[0]
+    standard = standard_policy(logits, Sampling(temperature, top_p=settings["top_p"]))
+    mu, q, b = (
+        torch.zeros_like(logits).scatter_(-1, led.candidates, branch) for branch in (led.mu, led.explore, led.exploit)
+    )
+    if decoding.decoding == "top_k_control":
+        ours = [standard_policy(logits, Sampling(temperature, top_k=decoding.k))]
+    else:
+        ours = [q, b] if decoding.decoding == "led" and decoding.draw == "coin" else [mu]
+    thinking = reference.markers(decoding).thinking_mask(prompt, tokens)
+    last = len(prompt) - 1
+    return [
+        [policy[last + step] for policy in (ours if thinks and not decoding.is_standard else [standard])]
+        for step, thinks in enumerate(thinking)
+    ]
+
+
+def test_log_probabilities_agree_with_transformers(facts, tiny_model):
+    reference, checked = TransformersEngine(tiny_model), 0
+    for requests, found in zip([MIXED, REFERENCE], facts, strict=True):
+        for (prompt, settings), tokens, logprobs in zip(requests, found["tokens"], found["logprobs"], strict=True):
+            expected = policies(reference, prompt, settings, tokens)
+            for token, logprob, may_be in zip(tokens, logprobs, expected, strict=True):
+                checked += 1
+                assert any(abs(policy[token].log().item() - logprob) < 1e-5 for policy in may_be), settings
+    assert checked == 16 * 28
+
+
+def test_both_ranks_draw_the_same_tokens_from_the_same_bits(facts):
+    for found in facts:
+        first, second = found["ranks"]
+        assert first["tokens"] == second["tokens"]
+        assert first["policies"] == second["policies"]  # by row and position; candidates, probabilities in float64
+        assert first["totals"] == second["totals"]
+    assert len(facts[0]["ranks"][0]["policies"]) > 150
+
+
+def test_seeded_requests_draw_the_tokens_of_one_rank_alone(mixed, engine):
+    ours = [i for i, (_, settings) in enumerate(MIXED) if settings["extra_args"] and "seed" in settings]
+    prompts = [{"prompt_token_ids": MIXED[i][0]} for i in ours]
+    outputs = engine.llm.generate(prompts, [sampling_params(**MIXED[i][1]) for i in ours], use_tqdm=False)
+    assert [list(output.outputs[0].token_ids) for output in outputs] == [mixed["tokens"][i] for i in ours]
+
+
+def test_led_gathers_one_number_and_k_logits_for_a_layer_and_never_its_logits(mixed):
+    for rank in mixed["ranks"]:
+        final_layer = [rows * rank["vocabulary"][2] for rows in rank["rows"]]
+        latent = [rows * (depth - 1) * (1 + k) for rows, depth, k in rank["read"]]
+        assert len(latent) > 10
+        assert sorted(rank["gathered"]) == sorted(final_layer + latent)

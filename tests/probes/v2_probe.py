@@ -1,0 +1,181 @@
+"""Runs vLLM's V2 runner in a process of its own, without a GPU in Triton's interpreter; tests/engines/test_vllm_v2.py
+judges what it did.
+
+v2_probe.py MODEL REQUESTS FACTS    reads requests from a JSON file and writes what it found to another
+"""
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+from led_rl.engines.vllm_cpu import has_gpu
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engines"))
+
+if has_gpu():
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # to read traces
+else:
+    import v2_on_cpu
+
+    v2_on_cpu.install()
+
+import agreement
+import torch
+from agreement import CLOSE, THINK, random_text, sampling_params
+from test_vllm_led import draws, mixed_requests
+
+from led_rl.engines.transformers_engine import TransformersEngine
+from led_rl.engines.vllm_engine import VLLMEngine, request_decoder
+
+if has_gpu():
+    agreement.TOLERANCE = 5e-3  # attention kernels multiply float32 as TF32
+
+EDITS = [
+    {"allowed_token_ids": list(range(THINK, 60))},
+    {"logit_bias": {THINK: 3.0, CLOSE: 3.5, 40: 5.0}, "min_tokens": 6},
+    {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.3},
+    {"prompt_logprobs": 1},
+]
+
+
+def pressing_requests(count: int):
+    """Prompts with think markers strewn in, so that chunks of prefill end on them, and requests that edit logits."""
+    generator = random.Random(7)
+
+    def text(length):
+        marked = [generator.choice([THINK, CLOSE]) if generator.random() < 0.1 else None for _ in range(length)]
+        return [marker or token for marker, token in zip(marked, random_text(generator, length), strict=True)]
+
+    prompts, params = [], []
+    for i in range(count):
+        prompts.append(text(generator.randrange(20, 90)))
+        asked = [
+            {"led": 1},
+            {"led": 1, "led_depth": 3, "led_draw": "marginal"},
+            {"led_decoding": "top_k_control"},
+            None,
+        ]
+        extra_args = asked[i % 4] and asked[i % 4] | {"tag": i}
+        changes = {"max_tokens": 20, "extra_args": extra_args, "logit_bias": {THINK: 3.0, CLOSE: 3.5}}
+        params.append(sampling_params(**(changes | EDITS[(i // 2) % len(EDITS)])))
+    return prompts, params
+
+
+def sums_of(traced: dict) -> dict[str, float]:
+    drawn = [step.draws[row] for found in traced.values() for step, row in found if row in step.draws]
+    read = [(draw, at) for draw, at in drawn if draw.read is not None and draw.read[at]]
+    return {
+        "rows": len(drawn),
+        "read": len(read),
+        "confidence": sum(float(draw.confidence[at]) for draw, at in drawn),
+        "explored": sum(float(draw.explored[at]) for draw, at in drawn),
+    } | {f"depth_{j}": sum(int(draw.depth[at]) == j for draw, at in read) for j in range(8)}
+
+
+def agree(llm, reference, prompts, params):
+    """What `check_agreement` saw, and the sums of the traced rows."""
+    outputs, traced = agreement.generate_traced(llm, prompts, params)
+    for step in {id(step): step for found in traced.values() for step, _ in found}.values():
+        for draw, _ in step.draws.values():
+            vars(draw).update({name: value.cpu() for name, value in vars(draw).items() if value is not None})
+    return agreement.check_agreement(reference, prompts, params, outputs, traced), sums_of(traced)
+
+
+def watch_slots(model_state) -> list[tuple[int, bool]]:
+    """Fills as requests are admitted: their slot, and whether they ask for a decoding of ours."""
+    admitted, admit = [], model_state.add_request
+
+    def add_request(slot, request):
+        admit(slot, request)
+        admitted.append((slot, request.req_id in model_state.led_slot_of))
+
+    model_state.add_request = add_request
+    return admitted
+
+
+def slots_that_led_left(admitted: list[tuple[int, bool]]) -> int:
+    """Requests that decode as usual in a slot whose last request was ours."""
+    count, last = 0, {}
+    for slot, ours in admitted:
+        count += last.get(slot, False) and not ours
+        last[slot] = ours
+    return count
+
+
+def steps_without_waiting(decoder, generate) -> int:
+    """Raises if our draw waits for the device; the number of draws. A first, equal run tunes kernels and verifies."""
+    generate()
+    count, draw = 0, decoder.draw
+
+    def guarded(*args):
+        nonlocal count
+        count += 1
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return draw(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    decoder.draw = guarded
+    generate()
+    decoder.draw = draw
+    return count
+
+
+def main(model: str, requests: dict) -> dict:
+    engine = VLLMEngine(
+        model,
+        depth=8,
+        dtype="float32",
+        max_model_len=256,
+        max_num_seqs=16,
+        max_num_batched_tokens=64,
+        block_size=32,
+        num_gpu_blocks_override=14,  # room for a few sequences: some are preempted and resumed
+        enable_prefix_caching=True,
+        disable_log_stats=False,
+    )
+    llm, config = engine.llm, engine.llm.llm_engine.vllm_config
+    runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
+    decoder, reference = request_decoder(llm), TransformersEngine(model)
+    facts: dict = {
+        "runner": [cls.__module__ for cls in type(runner).__mro__],
+        "sampler": type(runner.sampler).__name__,
+        "graphs": str(config.compilation_config.cudagraph_mode),
+        "async": config.scheduler_config.async_scheduling,
+    }
+    admitted = watch_slots(runner.model_state)
+
+    decoder.totals(reset=True)
+    prompts, params = mixed_requests(52)
+    for i, param in enumerate(params):
+        param.max_tokens, param.n = 6, 2 if i % 8 == 1 and param.temperature else 1
+    facts["mixed"], facts["traced"] = agree(llm, reference, prompts, params)
+    facts["totals"] = decoder.totals()
+    facts["slots that led left"] = slots_that_led_left(admitted)
+
+    facts["pressed"], _ = agree(llm, reference, *pressing_requests(16))
+    metrics = {metric.name: metric for metric in llm.get_metrics()}
+    facts["preemptions"] = metrics["vllm:num_preemptions"].value
+
+    seeded = [({"prompt_token_ids": prompt}, sampling_params(**settings)) for prompt, settings in requests["seeded"]]
+    for name, order in {"seeded": seeded, "reversed": seeded[::-1]}.items():
+        outputs = llm.generate([prompt for prompt, _ in order], [params for _, params in order], use_tqdm=False)
+        facts[name] = [list(output.outputs[0].token_ids) for output in outputs]
+    facts["rows in outputs"] = [output.kv_transfer_params["led"]["rows"] for output in outputs]
+
+    for draw in ("coin", "marginal"):
+        extra_args = {"led": 1, "led_draw": draw}
+        tokens = draws(engine, requests["prompt"], requests["draws"], extra_args=extra_args, top_p=0.5, logprobs=None)
+        facts[draw] = tokens.tolist()
+    if has_gpu():
+        generate = lambda: draws(engine, requests["prompt"], 64, extra_args={"led": 1}, max_tokens=20)  # noqa: E731
+        facts["steps without waiting"] = steps_without_waiting(decoder, generate)
+    return facts
+
+
+if __name__ == "__main__":
+    facts = main(sys.argv[1], json.loads(Path(sys.argv[2]).read_text()))
+    Path(sys.argv[3]).write_text(json.dumps(facts))
