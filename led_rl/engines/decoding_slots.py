@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from led_rl.decoding import AGGREGATIONS, DECODINGS, PREFIX, DecodingParams
+from led_rl.engines.counter_rng import key_of
 from led_rl.thinking import PhaseAutomaton, ThinkMarkers
 
 # Columns of the settings table; the columns from ORDER on hold each row's latent layers, as indices into the captured.
@@ -46,7 +47,7 @@ class DecodingSlots:
     Attributes:
         settings: (count + 1, columns) int64.
         state: (count + 1,) int64 state in the stacked automata of all think markers in use.
-        sums: (count + 1, statistics) float64 of each slot's request so far.
+        sums: (count + 1, statistics) float64 of each slot's request so far, but for the batch at work (`at`).
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class DecodingSlots:
         self.slots: dict[int, Slot] = {}
         self.staged: dict[int, tuple[list[int], int]] = {}
         self._needs: Needs | None = None
+        self._working: Working | None = None
         self._automata: dict[ThinkMarkers, int] = {}
         self._install_automata()
 
@@ -104,17 +106,17 @@ class DecodingSlots:
         self.staged[slot] = [0] * self.settings.shape[1], NEVER
         self._needs = None
 
-    def flush(self) -> bool:
-        """Moves what was admitted or released since the last step to the device, in one transfer; True if any was."""
+    def flush(self) -> None:
+        """Moves what was admitted or released since the last step to the device, in one transfer."""
+        self.settle()
         if not self.staged:
-            return False
+            return
         slots = self.to_device(list(self.staged))
         rows = self.to_device([[state, *row] for row, state in self.staged.values()])
         self.state[slots], self.settings[slots] = rows[:, 0], rows[:, 1:]
         self.retired += self.sums[slots].sum(0)
         self.sums[slots] = 0.0
         self.staged.clear()
-        return True
 
     def needs(self) -> Needs:
         """Of the requests admitted now, at least one; worked out when they change, not at every step."""
@@ -131,36 +133,30 @@ class DecodingSlots:
             )
         return self._needs
 
-    def follow(
-        self, slots: Tensor, tokens: Tensor, positions: Tensor, settings: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Follows the think markers and says which rows decode as their request asks now.
+    def at(self, index: Tensor, temperature: Tensor) -> "Working":
+        """The slots of a batch's rows (rows,), `spare` for rows that decode as usual, to work on in the batch's order.
 
-        Args:
-            slots: (rows,) slot of each row, `spare` for rows that decode as usual.
-            tokens: (rows,) token fed in at each row.
-            positions: (rows,) its position. Only tokens past what the host scanned at admission count: a chunk of
-                prefill may end on a marker that a later prompt token overrules.
-            settings: (rows, columns) of the slots, if at hand.
-
-        Returns:
-            (rows,) bool, and the rows' settings (rows, columns). Rows of an unfinished prefill decode as usual: their
-            token is thrown away.
+        Their working copy is kept while the caller hands in the same tensor and no request joins or leaves.
         """
-        settings = self.settings[slots] if settings is None else settings
-        known = settings[:, KNOWN]
-        state = self.state[slots]
-        hit = self._alphabet[state] == tokens[:, None]  # (rows, letters), at most one
-        after = self._goto[state, (hit * self._symbols).sum(-1)]
-        state = torch.where(positions >= known, after, state)
-        self.state[slots] = state  # slots are unique but for the spare one, whose state stays NEVER
-        return self._thinks[state] & (positions >= known - 1), settings
+        if self.staged:
+            self.flush()
+        if self._working is None or self._working.index is not index:
+            self.settle()
+            self._working = Working(self, index, temperature)
+        return self._working
+
+    def settle(self) -> None:
+        """Writes the working copy back to the tables."""
+        if self._working is not None:
+            self.state[self._working.index] = self._working.state
+            self.sums[self._working.index] = self._working.sums
+            self._working = None
 
     def _offset(self, markers: ThinkMarkers) -> int:
         if markers not in self._automata:
             if len(self._automata) >= MOST_MARKERS:
                 self._forget_unused_markers()
-            self._automata[markers] = len(self._thinks)
+            self._automata[markers] = len(self.thinks)
             self._install_automata()
         return self._automata[markers]
 
@@ -190,13 +186,51 @@ class DecodingSlots:
                 alphabet.append([*automaton.alphabet] + [-2] * unused)
                 goto.append([other, *by_letter] + [other] * unused)
                 thinks.append(automaton.thinks(state))
-        self._alphabet, self._goto = self.to_device(alphabet), self.to_device(goto)
-        self._thinks = torch.tensor(thinks).to(self.device)
-        self._symbols = torch.arange(1, letters + 1, device=self.device)
+        self.alphabet, self.goto = self.to_device(alphabet), self.to_device(goto)
+        self.thinks = torch.tensor(thinks).to(self.device)
+        self.symbols = torch.arange(1, letters + 1, device=self.device)
 
     def to_device(self, values: list[Any]) -> Tensor:
         host = torch.tensor(values)
         return host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host
+
+
+class Working:
+    """What the slots of one batch hold, in the order of its rows.
+
+    Attributes:
+        index: (rows,) slots.
+        rows: (rows,) 0, 1, ...
+        settings: (rows, columns) and `keys`, `known` of them; `known_column` as (rows, 1) float64.
+        temperature: (rows,), 1 for greedy rows.
+        state, sums: as in the tables, to be written back.
+    """
+
+    def __init__(self, slots: DecodingSlots, index: Tensor, temperature: Tensor):
+        self.slots = slots
+        self.index = index
+        self.rows = torch.arange(len(index), device=index.device)
+        self.settings = slots.settings[index]
+        self.keys, self.known = self.settings[:, KEY], self.settings[:, KNOWN]
+        self.known_column = self.known[:, None].double()
+        self.temperature = torch.where(self.settings[:, GREEDY].bool(), 1.0, temperature)
+        self.state, self.sums = slots.state[index], slots.sums[index]
+        self._last_known = self.known - 1
+
+    def follow(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Follows the think markers and says which rows decode as their request asks now, (rows,) bool.
+
+        Args:
+            tokens: (rows,) token fed in at each row.
+            positions: (rows,) its position. Only tokens past what the host scanned at admission count: a chunk of
+                prefill may end on a marker that a later prompt token overrules. Rows of an unfinished prefill decode
+                as usual: their token is thrown away.
+        """
+        slots = self.slots
+        hit = slots.alphabet[self.state] == tokens[:, None]  # (rows, letters), at most one
+        after = slots.goto[self.state, (hit * slots.symbols).sum(-1)]
+        self.state = torch.where(positions >= self.known, after, self.state)
+        return slots.thinks[self.state] & (positions >= self._last_known)
 
 
 def decoding_of(extra_args: Mapping[str, Any] | None) -> DecodingParams:
@@ -216,39 +250,3 @@ STANDARD = DecodingParams()
 @lru_cache(maxsize=4096)
 def _remembered(items: tuple[tuple[str, Hashable, type], ...]) -> DecodingParams:
     return DecodingParams.from_extra_args({key: value for key, value, _ in items})
-
-
-# A counter-based generator: the uniform number of a request's token is a hash of its seed and position alone. So it
-# depends neither on the batch nor on scheduling, and every runner and rank draws the same token.
-# SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
-_GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_MASK = 2**64 - 1
-
-
-def key_of(seed: int) -> int:
-    """64-bit key of a request's stream, as a signed integer; similar seeds get unrelated keys."""
-    return _signed(_mixed((seed + _GOLDEN) & _MASK))
-
-
-def uniforms(keys: Tensor, positions: Tensor) -> Tensor:
-    """(rows,) float64 in [0, 1), multiples of 2**-52, from (rows,) int64 keys and positions."""
-    x = keys + (positions + 1) * _signed(_GOLDEN)  # int64 arithmetic wraps around
-    x = (x ^ _shifted(x, 30)) * _signed(_MIX_1)
-    x = (x ^ _shifted(x, 27)) * _signed(_MIX_2)
-    x = x ^ _shifted(x, 31)
-    return _shifted(x, 12).double() * 2.0**-52
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right: torch's is arithmetic."""
-    return (x >> bits) & (2 ** (64 - bits) - 1)
-
-
-def _mixed(x: int) -> int:
-    x = ((x ^ (x >> 30)) * _MIX_1) & _MASK
-    x = ((x ^ (x >> 27)) * _MIX_2) & _MASK
-    return x ^ (x >> 31)
-
-
-def _signed(x: int) -> int:
-    return x - 2**64 if x >= 2**63 else x

@@ -5,14 +5,15 @@ The runners (vllm_v1.py, vllm_v2.py) know vLLM and the decodings (decodings/) kn
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from led_rl.decoding import DECODINGS, DecodingParams
+from led_rl.engines.counter_rng import uniforms
 from led_rl.engines.decode_step import Draw, LatentModel, Read, Step
-from led_rl.engines.decoding_slots import DECODING, GREEDY, KEY, KNOWN, DecodingSlots, decoding_of, uniforms
+from led_rl.engines.decoding_slots import DECODING, DecodingSlots, decoding_of
 from led_rl.engines.decodings import DRAWS
 from led_rl.engines.engine_options import EngineOptions
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
@@ -24,7 +25,7 @@ STATISTICS = ("rows", "explored", "confidence", "entropy_mu", "entropy_final")
 class Drawn:
     """A step's tokens, for the runner. On CPU only the rows concerned; on a device all rows, to spare it a sync."""
 
-    rows: Tensor  # (n,) int64 rows of the engine's batch
+    rows: Tensor  # (n,) int64 rows of the engine's batch, ascending
     active: Tensor | None  # (n,) bool: rows to take from here; None: all of them
     tokens: Tensor  # (n,)
     candidates: Tensor  # (n, k)
@@ -78,16 +79,6 @@ class TracedDraw:
         return traced
 
 
-class Batch(NamedTuple):
-    """What stays the same from step to step while the engine's batch does."""
-
-    slots: Tensor  # (rows,)
-    rows: Tensor  # (rows,) 0, 1, ...
-    settings: Tensor  # (rows, columns)
-    temperature: Tensor  # (rows,), 1 for greedy rows
-    known: Tensor  # (rows, 1) float64, tokens known at admission
-
-
 class RequestDecoder:
     """Follows the requests that ask for a decoding of ours and draws their tokens.
 
@@ -107,7 +98,6 @@ class RequestDecoder:
         self.trace: list[TracedStep] | None = None
         self.step_sums: Tensor | None = None  # (rows, 1 + statistics) of the last step, on its way to the host
         self.verified = not captured
-        self._batch: Batch | None = None
         self._model_config = model_config
         self._markers: dict[tuple[Any, Any], ThinkMarkers | None] = {}
         self._baseline = [0.0] * self.slots.sums.shape[1]
@@ -136,33 +126,30 @@ class RequestDecoder:
             slots: (rows,) slot of each row; the spare one for requests that decode as usual.
             temperature: (rows,) with which the logits were divided, anything for greedy rows (theirs were not).
         """
-        if self.slots.flush() or self._batch is None or self._batch.slots is not slots:
-            self._batch = self._same_while_the_batch_is(slots, temperature)
-        settings, temperature = self._batch.settings, self._batch.temperature
+        working = self.slots.at(slots, temperature)
+        settings, temperature = working.settings, working.temperature
         needs = self.slots.needs()
         kept = model.led_states
         positions = kept.positions[: len(slots)]
-        active, _ = self.slots.follow(slots, kept.tokens[: len(slots)], positions, settings)
+        active = working.follow(kept.tokens[: len(slots)], positions)
         on_host = logits.device.type == "cpu"
-        uniform = uniforms(settings[:, KEY], positions)
+        uniform = uniforms(working.keys, positions)
         drawn: list[Drawn] = []
         traced: dict[int, tuple[TracedDraw, int]] = {}
         for kind in needs.decodings:
             mask = active if len(needs.decodings) == 1 else active & (settings[:, DECODING] == kind)
-            rows = mask.nonzero().squeeze(1) if on_host else self._batch.rows
+            rows = mask.nonzero().squeeze(1) if on_host else working.rows
             if not len(rows):
                 continue
-            slots_of_rows = slots
             step = Step(
                 logits, rows, settings, temperature, uniform, needs, model, not self.verified, self.final_entropy
             )
             if len(rows) < len(slots):
                 step.logits, step.settings = logits[rows], settings[rows]
                 step.temperature, step.uniform = temperature[rows], uniform[rows]
-                slots_of_rows = slots[rows]
             step.logits = step.logits.float()
             draw = DRAWS[DECODINGS[kind]](step)
-            self._count(step, draw, slots_of_rows, None if on_host else mask)
+            self._count(step, draw, working.sums, None if on_host else mask)
             if not self.verified and draw.read is not None:
                 self._verify(draw.read, mask[rows])
             drawn.append(Drawn(rows, None if on_host else mask, draw.tokens, draw.candidates, draw.policy))
@@ -173,19 +160,9 @@ class RequestDecoder:
             admitted = [self.slots.slots.get(slot) for slot in slots.tolist()]
             extra_args = [None if slot is None else slot.extra_args for slot in admitted]
             self.trace.append(TracedStep(extra_args, positions.cpu().clone(), active.cpu(), traced))
-        sums = torch.cat([self._batch.known, self.slots.sums[slots]], dim=1)
+        sums = torch.cat([working.known_column, working.sums], dim=1)
         self.step_sums = sums.to("cpu", non_blocking=True)  # request_statistics.py takes it with the step's tokens
         return merged(drawn)
-
-    def _same_while_the_batch_is(self, slots: Tensor, temperature: Tensor) -> "Batch":
-        settings = self.slots.settings[slots]
-        return Batch(
-            slots,
-            torch.arange(len(slots), device=slots.device),
-            settings,
-            torch.where(settings[:, GREEDY].bool(), 1.0, temperature),
-            settings[:, KNOWN, None].double(),
-        )
 
     def totals(self, reset: bool = False) -> dict[str, float]:
         """Sums over all rows drawn so far, or since the last reset; synchronises with the device.
@@ -195,28 +172,33 @@ class RequestDecoder:
         drawn from (mu, or the coin's branch); `entropy_final` of the final layer over the whole vocabulary, if the
         engine counts it; `depth_j` of `read`: rows that aggregate j latent layers.
         """
+        self.slots.settle()
         sums = (self.slots.retired + self.slots.sums.sum(0)).tolist()
         values = [now - before for now, before in zip(sums, self._baseline, strict=True)]
         if reset:
             self._baseline = sums
         return named_statistics(values)
 
-    def _count(self, step: Step, draw: Draw, slots: Tensor, mask: Tensor | None) -> None:
-        ones = torch.ones_like(draw.policy[:, 0])
-        entropy_mu = torch.special.entr(draw.policy).sum(-1)
-        final = torch.zeros_like(ones) if step.entropy_final is None else step.entropy_final.double()
-        columns = torch.stack([ones, draw.explored.double(), draw.confidence.double(), entropy_mu, final], dim=1)
+    def _count(self, step: Step, draw: Draw, sums: Tensor, mask: Tensor | None) -> None:
+        """Adds a draw to the batch's sums (rows, statistics)."""
+        ones = torch.ones_like(draw.confidence)
+        columns = [ones, draw.explored.double(), draw.confidence, torch.special.entr(draw.policy).sum(-1)]
+        if step.entropy_final is not None:
+            columns.append(step.entropy_final.double())
+        added = torch.stack(columns, dim=1)  # (n, the first statistics)
         if mask is not None:
-            columns = torch.where(mask[:, None], columns, 0.0)
-        sums = self.slots.sums
-        sums[:, : len(STATISTICS)].index_add_(0, slots, columns)
+            added = torch.where(mask[:, None], added, 0.0)
+        if len(step.rows) == len(sums):
+            sums[:, : len(columns)] += added
+        else:
+            sums[:, : len(columns)].index_add_(0, step.rows, added)
         if (read := draw.read) is None:
             return
         counts = ones if read.rows is None else ones[: len(read.rows)]
         for counted in (mask, read.mask) if read.rows is None else ():
             counts = counts if counted is None else torch.where(counted, counts, 0.0)
-        of_slot = (slots if read.rows is None else slots[read.rows]) * sums.shape[1]
-        sums.view(-1).index_add_(0, of_slot + len(STATISTICS) + read.depth, counts)
+        rows = step.rows if read.rows is None else step.rows[read.rows]
+        sums.view(-1).index_add_(0, rows * sums.shape[1] + (len(STATISTICS) + read.depth), counts)
 
     def _verify(self, read: Read, mask: Tensor) -> None:
         """Looks at the first latent tables: a broken engine must stop, not sample something else. Synchronises once."""
@@ -272,13 +254,12 @@ def merged(drawn: list[Drawn]) -> Drawn | None:
     if len(drawn) < 2:
         return drawn[0] if drawn else None
     if drawn[0].active is None:
-        return Drawn(
-            torch.cat([d.rows for d in drawn]),
-            None,
-            torch.cat([d.tokens for d in drawn]),
-            torch.cat([d.candidates for d in drawn]),
-            torch.cat([d.policy for d in drawn]),
+        rows = torch.cat([d.rows for d in drawn])
+        order = rows.argsort()
+        tokens, candidates, policy = (
+            torch.cat([getattr(d, name) for d in drawn])[order] for name in ("tokens", "candidates", "policy")
         )
+        return Drawn(rows[order], None, tokens, candidates, policy)
     result = drawn[0]
     for d in drawn[1:]:
         mine = d.active

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, kstest
 
 from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams
+from led_rl.engines.counter_rng import key_of, uniforms
 from led_rl.engines.decoding_slots import (
     AGGREGATION,
     COIN,
@@ -19,8 +20,6 @@ from led_rl.engines.decoding_slots import (
     ORDER,
     DecodingSlots,
     K,
-    key_of,
-    uniforms,
 )
 from led_rl.thinking import ThinkMarkers
 
@@ -35,6 +34,12 @@ MARKERS = (
     ThinkMarkers(((1, 1, 2),), ((1, 2, 1), (2, 2))),
     ThinkMarkers(((8,), (9, 8)), ((9, 9, 9, 9),)),
 )
+
+
+def follow(slots, at, tokens, positions):
+    """(rows,) bool: which rows decode as their request asks."""
+    at, tokens, positions = (torch.tensor(values, dtype=torch.int64) for values in (at, tokens, positions))
+    return slots.at(at, torch.ones(len(at))).follow(tokens, positions)
 
 
 def make_slots(count=6):
@@ -93,12 +98,11 @@ def test_phases_follow_the_markers_while_requests_join_and_leave():
             del running[row]
         rows = [row for row in rows if row in running]
         spare = generator.randrange(3)  # requests that decode as usual
-        at = torch.tensor(rows + [slots.spare] * spare, dtype=torch.int64)
+        at = rows + [slots.spare] * spare
         tokens = [running[row].tokens[running[row].position] for row in rows] + [3] * spare
         positions = [running[row].position for row in rows] + [5] * spare
         slots.flush()
-        active, settings = slots.follow(at, torch.tensor(tokens).long(), torch.tensor(positions).long())
-        assert torch.equal(settings, slots.settings[at])
+        active = follow(slots, at, tokens, positions)
         assert not active[len(rows) :].any()
         for row, found in zip(rows, active.tolist(), strict=False):
             request = running[row]
@@ -114,7 +118,7 @@ def test_placeholders_of_async_scheduling_are_followed_on_the_device():
     slots.flush()
     found = []
     for position, token in enumerate([9, 3, 8, 4, 8, 3], start=0):
-        active, _ = slots.follow(torch.tensor([2]), torch.tensor([token]), torch.tensor([position]))
+        active = follow(slots, [2], [token], [position])
         found.append(bool(active))
     assert found == [False, True, True, False, False, True]
 
@@ -128,7 +132,7 @@ def test_a_slot_forgets_its_last_request():
     slots.flush()
     assert (slots.settings[1] == 0).all()
     assert slots.retired.tolist() == [2.0] * 3
-    active, _ = slots.follow(torch.tensor([1]), torch.tensor([3]), torch.tensor([7]))
+    active = follow(slots, [1], [3], [7])
     assert not active.any()
     slots.admit(1, WAITING, MARKERS[1], [9], 6, 1.0)
     slots.flush()
@@ -144,7 +148,7 @@ def test_a_slot_released_and_taken_between_two_steps_is_the_new_request_s():
     slots.admit(0, {"led": 1, "led_k": 2}, MARKERS[0], [4], 1, 1.0)
     slots.flush()
     assert slots.settings[0, K] == 2
-    assert not slots.follow(torch.tensor([0]), torch.tensor([4]), torch.tensor([0]))[0].any()
+    assert not follow(slots, [0], [4], [0]).any()
 
 
 @pytest.mark.parametrize(
@@ -273,10 +277,7 @@ def test_markers_that_no_request_uses_are_forgotten_and_the_others_go_on(monkeyp
             slots.admit(slot, {"led": 1, "led_depth": 3}, markers, live[slot][1], 0, 1.0)
         slots.flush()
         rows, fed = list(live.values()), some(len(live))
-        positions = torch.tensor([len(tokens) for _, tokens in rows], dtype=torch.int64)
-        thinks, _ = slots.follow(
-            torch.tensor(list(live), dtype=torch.int64), torch.tensor(fed, dtype=torch.int64), positions
-        )
+        thinks = follow(slots, list(live), fed, [len(tokens) for _, tokens in rows])
         for (markers, tokens), token, thinking in zip(rows, fed, thinks.tolist(), strict=True):
             tokens.append(token)
             assert thinking == markers.thinking_after(tokens, unmarked=True)

@@ -25,4 +25,4 @@ def draw_led_reference(step: Step) -> Draw:
     policy = led.mu.double()
     tokens = candidates.gather(1, inverse_cdf(policy, step.uniform)[:, None]).squeeze(1)
     explored = 1 - (led.confidence if exploits is None else torch.where(exploits, led.confidence, 0.0))
-    return Draw(tokens, candidates, policy, explored, led.confidence, Read(None, None, led.depth, table))
+    return Draw(tokens, candidates, policy, explored, led.confidence.double(), Read(None, None, led.depth, table))
