@@ -19,6 +19,15 @@ THINK, CLOSE = 3, 4  # of conftest.character_tokenizer
 TOLERANCE = 1e-5
 
 
+_ENGINES = []
+
+
+def kept(engine: Any) -> Any:
+    """The engine, alive to the end: one that goes takes the parallel groups of all engines in its process with it."""
+    _ENGINES.append(engine)
+    return engine
+
+
 def random_text(generator: random.Random, length: int) -> list[int]:
     return [generator.randrange(5, 105) for _ in range(length)]
 

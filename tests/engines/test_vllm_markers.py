@@ -5,14 +5,14 @@ import re
 from typing import Any
 
 import pytest
-from agreement import CLOSE, THINK, check_agreement, generate_traced, random_text, sampling_params
+from agreement import CLOSE, THINK, check_agreement, generate_traced, kept, random_text, sampling_params
 from conftest import character_tokenizer, save_tiny_model
 
 from led_rl.engines.engine_options import EngineOptions
 from led_rl.engines.transformers_engine import TransformersEngine
 from led_rl.engines.vllm_engine import CPU_ENGINE_ARGUMENTS, VLLMEngine, engine_environment
 
-SMALL: dict[str, Any] = {"max_model_len": 256, "max_num_seqs": 16, "kv_cache_memory_bytes": 2**26}
+SMALL: dict[str, Any] = {"max_model_len": 256, "max_num_seqs": 16, "kv_cache_memory_bytes": 2**24}
 SPELLER = character_tokenizer(think_tokens=False)
 PIECES = ("<think>", "</think>", "<think", "</", "think>", "k><think>", "</thi", "a")
 
@@ -34,7 +34,7 @@ def test_markers_of_many_tokens_are_followed_in_chunked_prompts_and_as_they_are_
     from vllm.sampling_params import StructuredOutputsParams
 
     path = str(save_tiny_model(tmp_path, think_tokens=False, seed=5))
-    engine = VLLMEngine(path, depth=8, **SMALL, max_num_batched_tokens=24)
+    engine = kept(VLLMEngine(path, depth=8, **SMALL, max_num_batched_tokens=24))
     generator = random.Random(3)
     prompts, params = [], []
     for i in range(60):
@@ -69,6 +69,7 @@ def test_without_a_tokenizer_markers_are_named_by_their_tokens(tiny_model):
             **CPU_ENGINE_ARGUMENTS,
             **SMALL,
         )
+    kept(llm)
     named = {"led": 1, "led_start_marker": [THINK], "led_end_marker": [CLOSE]}
     generator = random.Random(5)
     prompts = [random_text(generator, 9) + [[THINK], [THINK, CLOSE], []][i % 3] for i in range(18)]

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from agreement import kept
 
 from led_rl.completion import Sampling
 from led_rl.decoding import DecodingError, DecodingParams
@@ -28,7 +29,7 @@ def test_unknown_vllm_versions_fail_loudly(monkeypatch):
 def test_an_engine_without_led_refuses_led_requests_and_keeps_serving(engine, tiny_model):
     from led_rl.engines.vllm_engine import VLLMEngine
 
-    plain = VLLMEngine(tiny_model, depth=0, max_model_len=64, max_num_seqs=4)
+    plain = kept(VLLMEngine(tiny_model, depth=0, max_model_len=64, max_num_seqs=4))
     with pytest.raises(Exception, match="LED_RL_DEPTH"):
         plain.generate([[5, 6, THINK]], DecodingParams("led"), Sampling(max_tokens=2))
     completion = plain.generate([[5, 6, THINK]], DecodingParams(), Sampling(max_tokens=2))[0][0]

@@ -3,7 +3,7 @@
 import itertools
 import random
 
-from agreement import CLOSE, THINK, check_agreement, generate_traced, random_text, sampling_params
+from agreement import CLOSE, THINK, check_agreement, generate_traced, kept, random_text, sampling_params
 
 from led_rl.decoding import AGGREGATIONS, DRAWS
 from led_rl.engines.transformers_engine import TransformersEngine
@@ -14,7 +14,7 @@ MAX_LENGTH = 256
 
 def tight_engine(model, **engine_args):
     """Prefills in chunks of at most 48 tokens; has room for a few sequences only: some are preempted and resumed."""
-    return VLLMEngine(
+    engine = VLLMEngine(
         model,
         depth=8,
         max_model_len=MAX_LENGTH,
@@ -26,6 +26,7 @@ def tight_engine(model, **engine_args):
         disable_log_stats=False,
         **engine_args,
     )
+    return kept(engine)
 
 
 def preemptions(engine) -> int:
