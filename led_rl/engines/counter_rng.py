@@ -1,7 +1,7 @@
 """Uniform numbers without a generator's state: each is a hash of a request's seed and a token's position alone.
 
-So it depends neither on the batch nor on scheduling, and every runner and rank draws the same token. SplitMix64: Steele,
-Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+So it depends neither on the batch nor on scheduling, and every runner and rank draws the same token.
+SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 """
 
 from torch import Tensor
@@ -16,7 +16,7 @@ def key_of(seed: int) -> int:
 
 
 def uniforms(keys: Tensor, positions: Tensor) -> Tensor:
-    """(rows,) float64 in [0, 1), multiples of 2**-52, from (rows,) int64 keys and positions."""
+    """Float64 in [0, 1), multiples of 2**-52, from int64 keys and positions that broadcast."""
     x = keys + (positions + 1) * _signed(_GOLDEN)  # int64 arithmetic wraps around
     x = (x ^ _shifted(x, 30)) * _signed(_MIX_1)
     x = (x ^ _shifted(x, 27)) * _signed(_MIX_2)

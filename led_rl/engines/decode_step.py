@@ -104,9 +104,13 @@ class Step:
         """
         settings, rows, temperature = self.settings, self.rows, self.temperature
         if subset is not None:
-            settings, rows, temperature = settings[subset], rows[subset], temperature[subset]
-        normed = None if self.needs.shared[NORMED] == 0 else settings[:, NORMED].bool()
-        order = settings[:, ORDER : ORDER + self.needs.latents]
+            rows, temperature = rows[subset], temperature[subset]
+        order: Tensor | tuple[int, ...] | None = self.needs.order
+        normed = None
+        if order is None or self.needs.shared[NORMED] != 0:
+            settings = settings if subset is None else settings[subset]
+            normed = None if self.needs.shared[NORMED] == 0 else settings[:, NORMED].bool()
+            order = settings[:, ORDER : ORDER + self.needs.latents] if order is None else order
         return self.model.latent_statistics(order, rows, candidates, 1.0 / temperature, normed, needed)
 
     def latent_logits(self) -> list[Tensor]:
@@ -128,7 +132,7 @@ class LatentModel(Protocol):
 
     def latent_statistics(
         self,
-        order: Tensor,
+        order: Tensor | tuple[int, ...],
         rows: Tensor,
         candidates: Tensor,
         scale: Tensor,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from led_rl.decoding import AGGREGATIONS, DECODINGS, PREFIX, DecodingParams
-from led_rl.engines.counter_rng import key_of
+from led_rl.engines.counter_rng import key_of, uniforms
 from led_rl.thinking import PhaseAutomaton, ThinkMarkers
 
 # Columns of the settings table; the columns from ORDER on hold each row's latent layers, as indices into the captured.
@@ -29,6 +29,7 @@ class Needs:
     latents: int  # most latent layers of a request
     same_depth: bool
     shared: dict[int, int | None]  # by column: the value that all requests share, or None
+    order: tuple[int, ...] | None  # captured layers that all requests read, if they agree
 
 
 @dataclass
@@ -122,6 +123,7 @@ class DecodingSlots:
         """Of the requests admitted now, at least one; worked out when they change, not at every step."""
         if self._needs is None:
             rows = [slot.row for slot in self.slots.values()]
+            orders = {tuple(row[ORDER : ORDER + row[DEPTH] - 1]) for row in rows}
             seen = {column: {row[column] for row in rows} for column in (DECODING, K, DEPTH, *_FLAGS)}
             self._needs = Needs(
                 decodings=tuple(sorted(seen[DECODING])),
@@ -130,6 +132,9 @@ class DecodingSlots:
                 latents=max(seen[DEPTH]) - 1,
                 same_depth=len(seen[DEPTH]) == 1,
                 shared={column: next(iter(seen[column])) if len(seen[column]) == 1 else None for column in _FLAGS},
+                order=orders.pop()
+                if len(orders := {tuple(row[ORDER : ORDER + row[DEPTH] - 1]) for row in rows}) == 1
+                else None,
             )
         return self._needs
 
@@ -195,6 +200,9 @@ class DecodingSlots:
         return host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host
 
 
+AHEAD = 64
+
+
 class Working:
     """What the slots of one batch hold, in the order of its rows.
 
@@ -216,6 +224,9 @@ class Working:
         self.temperature = torch.where(self.settings[:, GREEDY].bool(), 1.0, temperature)
         self.state, self.sums = slots.state[index], slots.sums[index]
         self._last_known = self.known - 1
+        self._expected: Tensor | None = None  # (rows,) positions of the last step, on CPU
+        self._ahead: Tensor | None = None  # (AHEAD, rows) uniform numbers of the steps to come
+        self._column = 0
 
     def follow(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Follows the think markers and says which rows decode as their request asks now, (rows,) bool.
@@ -231,6 +242,23 @@ class Working:
         after = slots.goto[self.state, (hit * slots.symbols).sum(-1)]
         self.state = torch.where(positions >= self.known, after, self.state)
         return slots.thinks[self.state] & (positions >= self._last_known)
+
+    def uniforms(self, positions: Tensor) -> Tensor:
+        """(rows,) uniform numbers of the tokens after `positions`.
+
+        On CPU, where comparing is no sync, they are made for many steps at once while every row goes one further.
+        """
+        if positions.is_cuda:
+            return uniforms(self.keys, positions)
+        steady = self._expected is not None and torch.equal(positions, self._expected.add_(1))
+        if not steady:
+            self._expected, self._ahead = positions.clone(), None
+            return uniforms(self.keys, positions)
+        self._column += 1
+        if self._ahead is None or self._column == AHEAD:
+            steps = torch.arange(AHEAD)[:, None]
+            self._ahead, self._column = uniforms(self.keys, positions + steps), 0
+        return self._ahead[self._column]
 
 
 def decoding_of(extra_args: Mapping[str, Any] | None) -> DecodingParams:

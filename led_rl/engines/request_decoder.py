@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from led_rl.decoding import DECODINGS, DecodingParams
-from led_rl.engines.counter_rng import uniforms
 from led_rl.engines.decode_step import Draw, LatentModel, Read, Step
 from led_rl.engines.decoding_slots import DECODING, DecodingSlots, decoding_of
 from led_rl.engines.decodings import DRAWS
@@ -133,7 +132,7 @@ class RequestDecoder:
         positions = kept.positions[: len(slots)]
         active = working.follow(kept.tokens[: len(slots)], positions)
         on_host = logits.device.type == "cpu"
-        uniform = uniforms(working.keys, positions)
+        uniform = working.uniforms(positions)
         drawn: list[Drawn] = []
         traced: dict[int, tuple[TracedDraw, int]] = {}
         for kind in needs.decodings:

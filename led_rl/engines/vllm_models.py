@@ -57,6 +57,14 @@ class LatentStates:
         self.rows.zero_()  # a padded CUDA graph reads on beyond the step's rows
         self.rows[: rows.shape[0]].copy_(rows)
 
+    def read(self, order: Tensor | tuple[int, ...], rows: Tensor) -> Tensor:
+        """(n, depth, hidden) states of `rows` (n,), from their own layers (n, depth) or from those of every row."""
+        if isinstance(order, Tensor):
+            return self.states[order, rows[:, None]]
+        if order == tuple(range(len(order))):  # the usual case: the deepest layers in turn
+            return self.states[: len(order)].index_select(1, rows).transpose(0, 1)
+        return torch.stack([self.states[layer].index_select(0, rows) for layer in order], dim=1)
+
     def bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (self.rows, self.tokens, self.positions, self.states))
 
@@ -228,7 +236,7 @@ class LatentStatesMixin:
 
     def latent_statistics(
         self,
-        order: Tensor,
+        order: Tensor | tuple[int, ...],
         rows: Tensor,
         candidates: Tensor,
         scale: Tensor,
@@ -238,14 +246,14 @@ class LatentStatesMixin:
         """Log-normalisers and candidate logits of each row's own latent layers, over the whole vocabulary.
 
         Args:
-            order: (n, depth) index of the layer among the captured ones.
+            order: (n, depth) index of the layer among the captured ones, or those of every row.
             rows: (n,) row of the step.
             candidates: (n, k) token ids.
             scale: (n,) 1 / temperature.
             normed: (n,) rows whose states go through the final norm first; None: none.
             needed: (n,) rows that are needed; None: all.
         """
-        states = self._normed(self.led_states.states[order, rows[:, None]], normed)  # (n, depth, hidden)
+        states = self._normed(self.led_states.read(order, rows), normed)  # (n, depth, hidden)
         local = latent_statistics(states, self.led_head(), candidates, scale, needed)
         ranks = get_tensor_model_parallel_world_size()
         if ranks == 1:
