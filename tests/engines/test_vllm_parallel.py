@@ -1,4 +1,4 @@
-"""LED over two tensor-parallel ranks (V1 runner, CPU): the oracle's policy, one token for both, little to gather."""
+"""LED over two tensor-parallel ranks, in both runners: the oracle's policy, one token for both, little to gather."""
 
 import json
 import sys
@@ -21,25 +21,32 @@ DECODINGS = [
 ]
 
 
-def request(i: int, decoding: dict | None):
-    settings = {"max_tokens": 16, "temperature": [0.8, 1.2][i % 2], "top_p": [1.0, 0.9][i % 3 == 0], "logprobs": 0}
+TOKENS = 10
+
+
+def asked(i: int, decoding: dict | None):
+    settings = {"max_tokens": TOKENS, "temperature": [0.8, 1.2][i % 2], "top_p": [1.0, 0.9][i % 3 == 0], "logprobs": 0}
     settings |= {"ignore_eos": True, "detokenize": False, "extra_args": decoding}
     if i % 7:  # without a seed each rank must come to the same by itself
         settings["seed"] = 100 + i
     return [5 + i, 17, 42, 9 + i, [THINK, CLOSE, 7, THINK][i % 4]], settings
 
 
-MIXED = [request(i, DECODINGS[i % len(DECODINGS)]) for i in range(24)]
-REFERENCE = [request(i, {"led_decoding": "led_reference", "led_depth": 4}) for i in range(4)]
+MIXED = [asked(i, DECODINGS[i % len(DECODINGS)]) for i in range(20)]
+REFERENCE = [asked(i, {"led_decoding": "led_reference", "led_depth": 4}) for i in range(4)]
 
 
-@pytest.fixture(scope="module")
-def facts(tiny_model, tmp_path_factory):
+@pytest.fixture(scope="module", params=["v1", "v2"])
+def facts(request, tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     (folder / "requests.json").write_text(json.dumps([MIXED, REFERENCE]))
     probe = ROOT / "tests" / "probes" / "parallel_probe.py"
-    run_command(sys.executable, probe, tiny_model, folder / "requests.json", folder / "facts.json", timeout=400)
-    return json.loads((folder / "facts.json").read_text())
+    files = folder / "requests.json", folder / "facts.json"
+    run_command(sys.executable, probe, request.param, tiny_model, *files, timeout=400)
+    facts = json.loads((folder / "facts.json").read_text())
+    runner = {"v1": "vllm.v1.worker.cpu_model_runner", "v2": "vllm.v1.worker.cpu.model_runner"}[request.param]
+    assert {rank["runner"] for found in facts for rank in found["ranks"]} == {runner}
+    return facts
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +91,7 @@ def test_log_probabilities_agree_with_transformers(facts, tiny_model):
             for token, logprob, may_be in zip(tokens, logprobs, expected, strict=True):
                 checked += 1
                 assert any(abs(policy[token].log().item() - logprob) < 1e-5 for policy in may_be), settings
-    assert checked == 16 * 28
+    assert checked == TOKENS * (len(MIXED) + len(REFERENCE))
 
 
 def test_both_ranks_draw_the_same_tokens_from_the_same_bits(facts):
@@ -93,11 +100,13 @@ def test_both_ranks_draw_the_same_tokens_from_the_same_bits(facts):
         assert first["tokens"] == second["tokens"]
         assert first["policies"] == second["policies"]  # by row and position; candidates, probabilities in float64
         assert first["totals"] == second["totals"]
-    assert len(facts[0]["ranks"][0]["policies"]) > 150
+    assert len(facts[0]["ranks"][0]["policies"]) > 80
 
 
-def test_seeded_requests_draw_the_tokens_of_one_rank_alone(mixed, engine):
+def test_seeded_thinking_requests_draw_the_tokens_of_one_rank_alone(mixed, engine):
     ours = [i for i, (_, settings) in enumerate(MIXED) if settings["extra_args"] and "seed" in settings]
+    ours = [i for i in ours if CLOSE not in MIXED[i][0] + mixed["tokens"][i]]  # after thinking vLLM's generators draw
+    assert len(ours) > 6
     prompts = [{"prompt_token_ids": MIXED[i][0]} for i in ours]
     outputs = engine.llm.generate(prompts, [sampling_params(**MIXED[i][1]) for i in ours], use_tqdm=False)
     assert [list(output.outputs[0].token_ids) for output in outputs] == [mixed["tokens"][i] for i in ours]
@@ -105,7 +114,8 @@ def test_seeded_requests_draw_the_tokens_of_one_rank_alone(mixed, engine):
 
 def test_led_gathers_one_number_and_k_logits_for_a_layer_and_never_its_logits(mixed):
     for rank in mixed["ranks"]:
+        assert len(rank["rows"]) >= TOKENS
         final_layer = [rows * rank["vocabulary"][2] for rows in rank["rows"]]
         latent = [rows * (depth - 1) * (1 + k) for rows, depth, k in rank["read"]]
-        assert len(latent) > 10
+        assert latent
         assert sorted(rank["gathered"]) == sorted(final_layer + latent)

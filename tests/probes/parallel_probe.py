@@ -1,6 +1,7 @@
 """Runs vLLM over two tensor-parallel worker processes; tests/engines/test_vllm_parallel.py judges what it did.
 
-parallel_probe.py MODEL REQUESTS FACTS    reads batches of requests from a JSON file and writes what it found to another
+parallel_probe.py v1|v2 MODEL REQUESTS FACTS    reads batches of requests from a JSON file and writes what it found to
+                                                another; v2 works in Triton's interpreter
 """
 
 import json
@@ -10,6 +11,11 @@ from pathlib import Path
 
 from led_rl.engines.vllm_cpu import set_cpu_environment
 
+if "v2" in sys.argv[1:2]:  # workers run these lines, too
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engines"))
+    import v2_on_cpu
+
+    v2_on_cpu.install()
 set_cpu_environment()
 os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # to send the workers the functions below
 
@@ -55,6 +61,7 @@ def watched(worker) -> dict:
         seen.clear()
     head = worker.model_runner.get_model().lm_head
     shard = head.shard_indices
+    facts["runner"] = type(worker.model_runner).__module__
     facts["vocabulary"] = [shard.org_vocab_start_index, shard.org_vocab_end_index, head.weight.shape[0]]
     return facts | {"totals": worker.led_decoder.totals(reset=True)}
 
@@ -82,5 +89,5 @@ def main(model: str, batches: list) -> list[dict]:
 
 
 if __name__ == "__main__":
-    facts = main(sys.argv[1], json.loads(Path(sys.argv[2]).read_text()))
-    Path(sys.argv[3]).write_text(json.dumps(facts))
+    facts = main(sys.argv[2], json.loads(Path(sys.argv[3]).read_text()))
+    Path(sys.argv[4]).write_text(json.dumps(facts))
