@@ -160,9 +160,10 @@ def main(model: str, requests: dict) -> dict:
     metrics = {metric.name: metric for metric in llm.get_metrics()}
     facts["preemptions"] = metrics["vllm:num_preemptions"].value
 
-    seeded = [({"prompt_token_ids": prompt}, sampling_params(**settings)) for prompt, settings in requests["seeded"]]
-    for name, order in {"seeded": seeded, "reversed": seeded[::-1]}.items():
-        outputs = llm.generate([prompt for prompt, _ in order], [params for _, params in order], use_tqdm=False)
+    for name in ("seeded", "reversed", "unedited"):
+        batch = requests["seeded"][::-1] if name == "reversed" else requests[name]
+        prompts = [{"prompt_token_ids": prompt} for prompt, _ in batch]
+        outputs = llm.generate(prompts, [sampling_params(**settings) for _, settings in batch], use_tqdm=False)
         facts[name] = [list(output.outputs[0].token_ids) for output in outputs]
     facts["rows in outputs"] = [output.kv_transfer_params["led"]["rows"] for output in outputs]
 
