@@ -52,10 +52,10 @@ class LatentStates:
 
     def begin(self, rows: Tensor) -> None:
         """Says which tokens of the coming step are sampled, (rows,) ascending; before the model's forward."""
-        self.count = rows.shape[0]
-        rows = rows[: self.rows.shape[0]]  # more only with draft tokens, where LED is refused
+        fits = rows.shape[0] <= self.rows.shape[0]  # not always with draft tokens, where LED is refused
+        self.count = rows.shape[0] if fits else 0
         self.rows.zero_()  # a padded CUDA graph reads on beyond the step's rows
-        self.rows[: rows.shape[0]].copy_(rows)
+        self.rows[: self.count].copy_(rows[: self.count])
 
     def read(self, order: Tensor | tuple[int, ...], rows: Tensor) -> Tensor:
         """(n, depth, hidden) states of `rows` (n,), from their own layers (n, depth) or from those of every row."""

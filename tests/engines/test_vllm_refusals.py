@@ -47,6 +47,7 @@ def test_tensor_parallelism_is_not_refused(tiny_model):
     check_engine(DecodingParams("led"), EngineOptions(8), config(tiny_model, tensor_parallel_size=2))
 
 
+@pytest.mark.filterwarnings("error:An output with one or more elements was resized")
 def test_an_engine_that_speculates_refuses_led_requests_and_serves_the_others(engine, tiny_model):
     from led_rl.engines.vllm_engine import VLLMEngine
 
