@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("led_rl.evaluation:evaluate_main", "compare decodings and checkpoints on a file of problems"),
     "serve": ("led_rl.serving:main", "an OpenAI-compatible vLLM server whose requests may choose LED"),
     "benchmark": ("led_rl.benchmark:main", "what LED costs in throughput and memory, beside standard decoding"),
+    "benchmark-trainer": ("led_rl.benchmark_trainer:main", "time of a training step, beside TRL's own trainer"),
     "doctor": ("led_rl.doctor:main", "whether LED works on this machine, with a model, or on a running server"),
     "benchmark-grader": ("rewards.benchmark:main", "accuracy, speed and safety of the grader, beside math-verify"),
 }
