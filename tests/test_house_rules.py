@@ -91,7 +91,15 @@ def test_an_engine_knows_the_method_and_one_engine_library(module):
     used = own(IMPORTS[module])
     assert {name for name in used if not name.startswith("led_rl.engines")} <= METHOD
     assert len(foreign(IMPORTS[module]) & {"vllm", "transformers"}) <= 1
-    assert foreign(IMPORTS[module]) <= {"torch", "numpy", "triton", "vllm", "transformers", "prometheus_client"}
+    assert foreign(IMPORTS[module]) <= {
+        "torch",
+        "numpy",
+        "triton",
+        "vllm",
+        "transformers",
+        "prometheus_client",
+        "numba",
+    }
 
 
 def test_only_the_engines_and_the_rollout_know_vllm():

@@ -17,7 +17,7 @@ from led_rl.engines.decoding_slots import (
     K,
     Needs,
 )
-from led_rl.engines.kernels import LatentStatistics
+from led_rl.engines.kernels import Head, LatentStatistics
 
 
 class Read(NamedTuple):
@@ -127,6 +127,8 @@ class LatentModel(Protocol):
     """A model that kept the latent states of the step's rows (vllm_models.LatentStatesMixin)."""
 
     led_states: Any
+
+    def led_head(self) -> Head: ...
 
     def latent_logits(self, order: Tensor, rows: Tensor, normed: Tensor | None) -> Tensor: ...
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from led_rl.decoding import AGGREGATIONS, DECODINGS, PREFIX, DecodingParams
-from led_rl.engines.counter_rng import key_of, uniforms
+from led_rl.engines.counter_rng import key_of
 from led_rl.thinking import PhaseAutomaton, ThinkMarkers
 
 # Columns of the settings table; the columns from ORDER on hold each row's latent layers, as indices into the captured.
@@ -132,9 +132,7 @@ class DecodingSlots:
                 latents=max(seen[DEPTH]) - 1,
                 same_depth=len(seen[DEPTH]) == 1,
                 shared={column: next(iter(seen[column])) if len(seen[column]) == 1 else None for column in _FLAGS},
-                order=orders.pop()
-                if len(orders := {tuple(row[ORDER : ORDER + row[DEPTH] - 1]) for row in rows}) == 1
-                else None,
+                order=next(iter(orders)) if len(orders) == 1 else None,
             )
         return self._needs
 
@@ -194,13 +192,12 @@ class DecodingSlots:
         self.alphabet, self.goto = self.to_device(alphabet), self.to_device(goto)
         self.thinks = torch.tensor(thinks).to(self.device)
         self.symbols = torch.arange(1, letters + 1, device=self.device)
+        automata_tables = (self.alphabet, self.goto, self.thinks)
+        self.host_automata = () if self.device.type == "cuda" else tuple(t.numpy() for t in automata_tables)
 
     def to_device(self, values: list[Any]) -> Tensor:
         host = torch.tensor(values)
         return host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host
-
-
-AHEAD = 64
 
 
 class Working:
@@ -212,6 +209,7 @@ class Working:
         settings: (rows, columns) and `keys`, `known` of them; `known_column` as (rows, 1) float64.
         temperature: (rows,), 1 for greedy rows.
         state, sums: as in the tables, to be written back.
+        host: settings, state and sums as NumPy arrays over the same memory, on CPU.
     """
 
     def __init__(self, slots: DecodingSlots, index: Tensor, temperature: Tensor):
@@ -224,9 +222,7 @@ class Working:
         self.temperature = torch.where(self.settings[:, GREEDY].bool(), 1.0, temperature)
         self.state, self.sums = slots.state[index], slots.sums[index]
         self._last_known = self.known - 1
-        self._expected: Tensor | None = None  # (rows,) positions of the last step, on CPU
-        self._ahead: Tensor | None = None  # (AHEAD, rows) uniform numbers of the steps to come
-        self._column = 0
+        self.host = () if index.is_cuda else tuple(t.numpy() for t in (self.settings, self.state, self.sums))
 
     def follow(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Follows the think markers and says which rows decode as their request asks now, (rows,) bool.
@@ -242,23 +238,6 @@ class Working:
         after = slots.goto[self.state, (hit * slots.symbols).sum(-1)]
         self.state = torch.where(positions >= self.known, after, self.state)
         return slots.thinks[self.state] & (positions >= self._last_known)
-
-    def uniforms(self, positions: Tensor) -> Tensor:
-        """(rows,) uniform numbers of the tokens after `positions`.
-
-        On CPU, where comparing is no sync, they are made for many steps at once while every row goes one further.
-        """
-        if positions.is_cuda:
-            return uniforms(self.keys, positions)
-        steady = self._expected is not None and torch.equal(positions, self._expected.add_(1))
-        if not steady:
-            self._expected, self._ahead = positions.clone(), None
-            return uniforms(self.keys, positions)
-        self._column += 1
-        if self._ahead is None or self._column == AHEAD:
-            steps = torch.arange(AHEAD)[:, None]
-            self._ahead, self._column = uniforms(self.keys, positions + steps), 0
-        return self._ahead[self._column]
 
 
 def decoding_of(extra_args: Mapping[str, Any] | None) -> DecodingParams:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from led_rl.decoding import DECODINGS, DecodingParams
+from led_rl.engines.counter_rng import uniforms
+from led_rl.engines.cpu_draw import compiles, draw_on_cpu
 from led_rl.engines.decode_step import Draw, LatentModel, Read, Step
-from led_rl.engines.decoding_slots import DECODING, DecodingSlots, decoding_of
+from led_rl.engines.decoding_slots import DECODING, DecodingSlots, Needs, Working, decoding_of
 from led_rl.engines.decodings import DRAWS
 from led_rl.engines.engine_options import EngineOptions
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
@@ -126,42 +128,69 @@ class RequestDecoder:
             temperature: (rows,) with which the logits were divided, anything for greedy rows (theirs were not).
         """
         working = self.slots.at(slots, temperature)
-        settings, temperature = working.settings, working.temperature
         needs = self.slots.needs()
-        kept = model.led_states
-        positions = kept.positions[: len(slots)]
-        active = working.follow(kept.tokens[: len(slots)], positions)
-        on_host = logits.device.type == "cpu"
-        uniform = working.uniforms(positions)
-        drawn: list[Drawn] = []
-        traced: dict[int, tuple[TracedDraw, int]] = {}
+        positions = model.led_states.positions[: len(slots)]
+        if logits.device.type == "cpu" and compiles(needs):
+            found = draw_on_cpu(working, model, logits, positions, needs, not self.verified, self.final_entropy)
+            draws: list[tuple[Tensor, Tensor | None, Draw]] = []
+            if found is not None:
+                draws.append((found[0], None, found[1]))
+        else:
+            draws = self._draws(working, model, logits, positions, needs)
+        for _, mask, draw in draws:
+            if not self.verified and draw.read is not None:
+                self._verify(draw.read, mask)
+        if self.trace is not None:
+            self._trace(slots, positions, draws)
+        sums = torch.cat([working.known_column, working.sums], dim=1)
+        self.step_sums = sums.to("cpu", non_blocking=True)  # request_statistics.py takes it with the step's tokens
+        return merged([Drawn(rows, mask, draw.tokens, draw.candidates, draw.policy) for rows, mask, draw in draws])
+
+    def _draws(
+        self, working: Working, model: LatentModel, logits: Tensor, positions: Tensor, needs: Needs
+    ) -> list[tuple[Tensor, Tensor | None, Draw]]:
+        """Rows, which of them count (None: all) and their draw, for each decoding of the batch."""
+        active = working.follow(model.led_states.tokens[: len(positions)], positions)
+        uniform = uniforms(working.keys, positions)
+        draws: list[tuple[Tensor, Tensor | None, Draw]] = []
         for kind in needs.decodings:
-            mask = active if len(needs.decodings) == 1 else active & (settings[:, DECODING] == kind)
-            rows = mask.nonzero().squeeze(1) if on_host else working.rows
+            mask = active if len(needs.decodings) == 1 else active & (working.settings[:, DECODING] == kind)
+            rows = mask.nonzero().squeeze(1) if mask.device.type == "cpu" else working.rows
             if not len(rows):
                 continue
             step = Step(
-                logits, rows, settings, temperature, uniform, needs, model, not self.verified, self.final_entropy
+                logits,
+                rows,
+                working.settings,
+                working.temperature,
+                uniform,
+                needs,
+                model,
+                not self.verified,
+                self.final_entropy,
             )
-            if len(rows) < len(slots):
-                step.logits, step.settings = logits[rows], settings[rows]
-                step.temperature, step.uniform = temperature[rows], uniform[rows]
+            if len(rows) < len(positions):
+                step.logits, step.settings = logits[rows], step.settings[rows]
+                step.temperature, step.uniform = step.temperature[rows], uniform[rows]
             step.logits = step.logits.float()
             draw = DRAWS[DECODINGS[kind]](step)
-            self._count(step, draw, working.sums, None if on_host else mask)
-            if not self.verified and draw.read is not None:
-                self._verify(draw.read, mask[rows])
-            drawn.append(Drawn(rows, None if on_host else mask, draw.tokens, draw.candidates, draw.policy))
-            if self.trace is not None:
-                spread = TracedDraw.of(draw)
-                traced |= {row: (spread, i) for i, row in enumerate(rows.tolist()) if mask[row]}
-        if self.trace is not None:
-            admitted = [self.slots.slots.get(slot) for slot in slots.tolist()]
-            extra_args = [None if slot is None else slot.extra_args for slot in admitted]
-            self.trace.append(TracedStep(extra_args, positions.cpu().clone(), active.cpu(), traced))
-        sums = torch.cat([working.known_column, working.sums], dim=1)
-        self.step_sums = sums.to("cpu", non_blocking=True)  # request_statistics.py takes it with the step's tokens
-        return merged(drawn)
+            counts = None if mask.device.type == "cpu" else mask
+            self._count(step, draw, working.sums, counts)
+            draws.append((rows, counts, draw))
+        return draws
+
+    def _trace(self, slots: Tensor, positions: Tensor, draws: list[tuple[Tensor, Tensor | None, Draw]]) -> None:
+        assert self.trace is not None
+        active = torch.zeros(len(slots), dtype=torch.bool)
+        traced: dict[int, tuple[TracedDraw, int]] = {}
+        for rows, mask, draw in draws:
+            spread = TracedDraw.of(draw)
+            counts = [True] * len(rows) if mask is None else mask.tolist()
+            traced |= {row: (spread, i) for i, row in enumerate(rows.tolist()) if counts[i]}
+        active[list(traced)] = True
+        admitted = [self.slots.slots.get(slot) for slot in slots.tolist()]
+        extra_args = [None if slot is None else slot.extra_args for slot in admitted]
+        self.trace.append(TracedStep(extra_args, positions.cpu().clone(), active, traced))
 
     def totals(self, reset: bool = False) -> dict[str, float]:
         """Sums over all rows drawn so far, or since the last reset; synchronises with the device.
@@ -199,9 +228,9 @@ class RequestDecoder:
         rows = step.rows if read.rows is None else step.rows[read.rows]
         sums.view(-1).index_add_(0, rows * sums.shape[1] + (len(STATISTICS) + read.depth), counts)
 
-    def _verify(self, read: Read, mask: Tensor) -> None:
+    def _verify(self, read: Read, mask: Tensor | None) -> None:
         """Looks at the first latent tables: a broken engine must stop, not sample something else. Synchronises once."""
-        table = read.table[mask if read.rows is None else mask[read.rows]]
+        table = read.table if mask is None else read.table[mask]
         # Rows that know nothing, such as those of a token whose embedding is zero, rightly agree in every layer.
         informed = table[:, 0].amax(-1) > table[:, 0].amin(-1) + 1e-6
         if not bool(informed.any()):

@@ -85,6 +85,9 @@ def check_engine(decoding: DecodingParams, options: EngineOptions, vllm_config: 
         ),
         "LED does not work with LoRA adapters in the engine": vllm_config.lora_config is not None,
         "LED does not work with pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        "LED does not work with prefill context parallelism": parallel.prefill_context_parallel_size > 1,
+        "LED does not work with batches cut in two (enable_dbo, ubatch_size)": parallel.enable_dbo
+        or parallel.ubatch_size > 1,
         "LED does not work with enable_batch_sharded_sampling": (
             getattr(parallel, "enable_batch_sharded_sampling", False)  # vLLM 0.26 has no such option
         ),

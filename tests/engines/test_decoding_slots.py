@@ -282,17 +282,3 @@ def test_markers_that_no_request_uses_are_forgotten_and_the_others_go_on(monkeyp
             tokens.append(token)
             assert thinking == markers.thinking_after(tokens, unmarked=True)
         assert len(slots._automata) <= 12
-
-
-def test_numbers_made_ahead_are_those_of_each_step():
-    slots = make_slots()
-    for slot in range(4):
-        slots.admit(slot, LED, MARKERS[0], [3, 9], slot, 1.0)
-    at = torch.arange(4)
-    positions = torch.tensor([1, 1, 1, 1])
-    for step in range(300):
-        working = slots.at(at, torch.ones(4))
-        assert torch.equal(working.uniforms(positions), uniforms(working.keys, positions)), step
-        positions = positions + 1
-        if step % 70 == 69:
-            positions[2] += 5  # a chunk of prefill

