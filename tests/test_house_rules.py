@@ -99,6 +99,7 @@ def test_an_engine_knows_the_method_and_one_engine_library(module):
         "transformers",
         "prometheus_client",
         "numba",
+        "llvmlite",
     }
 
 
