@@ -49,6 +49,7 @@ class LatentStates:
         self.positions = torch.zeros(max_rows, dtype=torch.int64)
         self.states = torch.zeros(layers, max_rows, hidden, dtype=dtype)
         self.count = 0
+        self.idle = False  # no request of this step is ours: layers that run as Python keep nothing
 
     def begin(self, rows: Tensor) -> None:
         """Says which tokens of the coming step are sampled, (rows,) ascending; before the model's forward."""
@@ -97,6 +98,8 @@ def keeping(layer_class: Any) -> type:
         # Within torch.compile the copy must be an operator that the compiler neither traces into nor drops.
         if torch.compiler.is_compiling():
             torch.ops.vllm.led_rl_keep_rows(hidden_states, residual, self.led_rows, self.led_kept)
+        elif self.led_states.idle:
+            pass
         elif hidden_states.shape[0] == self.led_states.count and not hidden_states.is_cuda:  # a graph replays no `if`
             keep_every_row(hidden_states, residual, self.led_kept)
         else:
@@ -167,7 +170,7 @@ class LatentStatesMixin:
         vllm_config.additional_config[CONFIG_KEY] = list(self.led_layers)
 
     def forward(self, input_ids, positions, intermediate_tensors=None, inputs_embeds=None, **kwargs):
-        if self.led_depth and input_ids is not None:
+        if self.led_depth and input_ids is not None and not self.led_states.idle:
             kept = self.led_states
             count = min(input_ids.shape[0], kept.rows.shape[0])
             rows = kept.rows[:count]

@@ -80,7 +80,10 @@ def prepare_inputs_and_rows(original: Callable[..., Any]) -> Callable[..., Any]:
         prepared = original(self, *args, **kwargs)
         states = getattr(self.get_model(), "led_states", None)  # only our models have them, and only with LED on
         if states is not None:
-            states.begin(prepared[0])
+            processors = self.input_batch.logitsprocs.argmax_invariant
+            states.idle = not any(isinstance(p, LEDBatch) and p.slot_of_row for p in processors)
+            if not states.idle:
+                states.begin(prepared[0])
         return prepared
 
     return _prepare_inputs

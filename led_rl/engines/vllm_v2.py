@@ -41,7 +41,10 @@ class LEDModelState(DefaultModelState):
             self.led_decoder.slots.release(slot)
 
     def prepare_inputs(self, input_batch: Any, req_states: Any) -> dict[str, Any]:
-        self.model.led_states.begin(input_batch.logits_indices)  # type: ignore[union-attr, operator]
+        states: Any = self.model.led_states
+        states.idle = not self.led_decoder.slots.slots
+        if not states.idle:
+            states.begin(input_batch.logits_indices)
         return super().prepare_inputs(input_batch, req_states)
 
     def custom_sampler(self, sampler: Sampler) -> tuple[Any, None] | None:
