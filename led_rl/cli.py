@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("led_rl.serving:main", "an OpenAI-compatible vLLM server whose requests may choose LED"),
     "benchmark": ("led_rl.benchmark:main", "what LED costs in throughput and memory, beside standard decoding"),
     "benchmark-trainer": ("led_rl.benchmark_trainer:main", "time of a training step, beside TRL's own trainer"),
+    "cost-model": ("led_rl.cost_model:main", "predict a benchmark's figures from bytes, operations and launches"),
     "doctor": ("led_rl.doctor:main", "whether LED works on this machine, with a model, or on a running server"),
     "benchmark-grader": ("rewards.benchmark:main", "accuracy, speed and safety of the grader, beside math-verify"),
 }

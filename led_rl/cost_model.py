@@ -6,14 +6,20 @@ cost of each operator (CPU) or launch (GPU), which is counted too. The model pre
 and what LED's draw from k candidates saves where the engine need not draw those rows itself.
 """
 
+import argparse
+import json
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
-# Operators of one step, counted in the code: following phases, the uniform numbers, top-k and log-softmax, the draw,
-# the statistics (`OPERATORS`); reading latent layers and combining them (`LATENT_OPERATORS`).
-OPERATORS, LATENT_OPERATORS = 110, 60
+# Operators of one step, counted in the code: (following phases, uniform numbers, top-k and log-softmax, the draw, the
+# statistics; reading latent layers and combining them). On CPU compiled loops do most of it (engines/cpu_kernels.py).
+OPERATORS = {"cpu": (40, 20), "cuda": (110, 60)}
 PAIRS_AT_ONCE = 128  # (row, layer) pairs that share one read of the LM head on a GPU
 FLOAT = 4  # bytes of a float32 logit
 
@@ -47,7 +53,7 @@ class Shape:
     depth: int
     itemsize: int  # bytes of a weight
     explored: float  # fraction of rows that explore
-    own_draw_saved: bool  # the engine leaves our rows' draw to us: on CPU
+    device: str  # cpu, where the engine leaves our rows' draw to us, or cuda
 
 
 @dataclass(frozen=True)
@@ -71,21 +77,22 @@ def added_cost(shape: Shape, machine: Machine, arm: str) -> Cost:
     total_bytes = kept + top_k
     flops = 0.0
     seconds = total_bytes / machine.bandwidth
-    seconds += OPERATORS * machine.operator + logits * machine.softmax
+    operators, latent_operators = OPERATORS[shape.device]
+    seconds += operators * machine.operator + logits * machine.softmax
     if arm == "reference":
         spilled = 5.0 * shape.depth * logits * FLOAT  # logits and softmax of every layer, written and read again
         read = float(layers * head_bytes)
         total_bytes, flops = total_bytes + read + spilled, pairs * head_flops
         seconds += max(read / machine.bandwidth, flops / machine.flops) + spilled / machine.bandwidth
-        seconds += LATENT_OPERATORS * machine.operator
+        seconds += latent_operators * machine.operator
     elif pairs:
         # The head is read if any row explores, and again for each further block of pairs.
         any_explores = 1 - (1 - rows / shape.batch) ** shape.batch
         read = head_bytes * max(any_explores, pairs / PAIRS_AT_ONCE)
         total_bytes, flops = total_bytes + read, pairs * head_flops
         seconds += max(read / machine.bandwidth, flops / machine.flops) + pairs * shape.vocab * machine.softmax
-        seconds += any_explores * LATENT_OPERATORS * machine.operator
-    if shape.own_draw_saved:
+        seconds += any_explores * latent_operators * machine.operator
+    if shape.device == "cpu":
         seconds -= logits * machine.noise
     return Cost(total_bytes, flops, seconds)
 
@@ -127,3 +134,62 @@ def measure(device: torch.device, dtype: torch.dtype, vocab: int, hidden: int, p
             softmax=seconds(lambda: torch.log_softmax(logits, -1)) / logits.numel(),
             noise=seconds(draw) / logits.numel(),
         )
+
+
+ARMS = {"top_k_control": "top_k_control", "led_coin": "coin", "led_marginal": "marginal", "led_reference": "reference"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`led-rl cost-model FILE`: what the model predicts for a benchmark's sizes, beside what it measured."""
+    parser = argparse.ArgumentParser("led-rl cost-model", description=main.__doc__)
+    parser.add_argument("file", type=Path, help="benchmark.json of led-rl benchmark, from this machine")
+    options = parser.parse_args(arguments)
+    try:
+        report = json.loads(options.file.read_text())
+        settings, model, cells = report["settings"], report["model"], report["cells"]
+    except (OSError, ValueError, KeyError) as error:
+        print(f"led-rl cost-model: error: {options.file} is no benchmark.json: {error!r}", file=sys.stderr)
+        return 2
+    cuda = report["machine"]["gpu"] is not None
+    if cuda and not torch.cuda.is_available():
+        print(f"led-rl cost-model: error: {options.file} was measured on a GPU, and here is none", file=sys.stderr)
+        return 2
+    if not cuda:
+        torch.set_num_threads(report["machine"]["threads"])
+    dtype = torch.bfloat16 if cuda else torch.float32
+    machine = measure(torch.device("cuda" if cuda else "cpu"), dtype, model["vocab"], model["hidden"])
+    print(machine)
+    print("batch  arm              added ms/step, predicted   measured   ratio to standard, predicted   measured")
+    for cell in cells:
+        for name, predicted, measured, standard in predictions(cell, settings, model, machine, dtype, cuda):
+            print(
+                f"{cell['batch']:5d}  {name:15s}  {predicted:24.2f}  {measured - standard:9.2f}"
+                f"  {standard / (standard + predicted):29.3f}  {standard / measured:9.3f}"
+            )
+    return 0
+
+
+def predictions(
+    cell: dict[str, Any],
+    settings: dict[str, Any],
+    model: dict[str, Any],
+    machine: Machine,
+    dtype: torch.dtype,
+    cuda: bool,
+) -> list[tuple[str, float, float, float]]:
+    """For each arm of a cell: its name, added ms/step as predicted, ms/step as measured, and standard's."""
+    standard, rows = cell["arms"]["standard"]["ms_per_step"], []
+    for name, arm in ARMS.items():
+        if name in cell["arms"]:
+            measured = cell["arms"][name]
+            shape = Shape(
+                cell["batch"],
+                model["vocab"],
+                model["hidden"],
+                settings["depth"],
+                dtype.itemsize,
+                measured.get("explored") or 0.0,
+                "cuda" if cuda else "cpu",
+            )
+            rows.append((name, 1e3 * added_cost(shape, machine, arm).seconds, measured["ms_per_step"], standard))
+    return rows
