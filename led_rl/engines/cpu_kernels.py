@@ -72,11 +72,11 @@ def follow(settings, state, tokens, positions, alphabet, goto, thinks, rows, uni
 
 @njit(cache=True)
 def top_k(logits, values, candidates):
-    """The largest of each row of (n, vocab) logits, largest first, into (n, k) values and token ids."""
+    """The largest of each row of (n, vocab) logits, largest first, into (n, k) values and distinct ids; k <= vocab."""
     n, k = values.shape
     for i in range(n):
         values[i] = -np.inf
-        candidates[i] = 0
+        candidates[i] = -1
         for token in range(logits.shape[1]):
             x = logits[i, token]
             if x > values[i, k - 1]:
@@ -87,6 +87,12 @@ def top_k(logits, values, candidates):
                     j -= 1
                 values[i, j] = x
                 candidates[i, j] = token
+        unused = 0
+        for j in range(k):
+            if candidates[i, j] < 0:  # fewer than k tokens are allowed: any others, once each
+                while (candidates[i] == unused).any():
+                    unused += 1
+                candidates[i, j] = unused
 
 
 @njit(cache=True)

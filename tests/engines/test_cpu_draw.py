@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from led_rl.decoding import AGGREGATIONS
-from led_rl.engines import cpu_draw
+from led_rl.engines import cpu_draw, cpu_kernels
 from led_rl.engines.kernels import Head, latent_statistics
 from led_rl.engines.request_decoder import RequestDecoder
 from led_rl.engines.vllm_models import LatentStates
@@ -109,3 +109,14 @@ def test_the_compiled_draw_is_torch_s(monkeypatch, vocab, alike, final_entropy):
 def test_only_decodings_with_loops_are_compiled():
     assert cpu_draw.compiles(SimpleNamespace(decodings=cpu_draw.COMPILED))
     assert not cpu_draw.compiles(SimpleNamespace(decodings=(*cpu_draw.COMPILED, -1)))
+
+
+def test_the_largest_logits_are_distinct_tokens_even_where_few_are_allowed():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(200, 20, generator=generator)
+    logits[torch.rand(200, 20, generator=generator) < 0.7] = float("-inf")
+    values, candidates = torch.empty(200, 8), torch.empty(200, 8, dtype=torch.int64)
+    cpu_kernels.top_k(logits.numpy(), values.numpy(), candidates.numpy())
+    assert torch.equal(values, logits.topk(8).values)
+    assert torch.equal(logits.gather(1, candidates), values)
+    assert all(len(set(row)) == 8 for row in candidates.tolist())
