@@ -1,7 +1,7 @@
 """Runs vLLM over two tensor-parallel worker processes; tests/engines/test_vllm_parallel.py judges what it did.
 
-parallel_probe.py v1|v2 MODEL REQUESTS FACTS    reads batches of requests from a JSON file and writes what it found to
-                                                another; v2 works in Triton's interpreter
+parallel_probe.py v1|v2|gpu MODEL REQUESTS FACTS    reads batches of requests from a JSON file and writes what it found to
+                                                    another; v2 works in Triton's interpreter, gpu on two GPUs
 """
 
 import json
@@ -16,7 +16,8 @@ if "v2" in sys.argv[1:2]:  # workers run these lines, too
     import v2_on_cpu
 
     v2_on_cpu.install()
-set_cpu_environment()
+if "gpu" not in sys.argv[1:2]:
+    set_cpu_environment()
 os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # to send the workers the functions below
 
 
