@@ -112,6 +112,8 @@ def test_both_ranks_draw_the_same_tokens_from_the_same_bits(facts):
 
 
 def test_seeded_thinking_requests_draw_the_tokens_of_one_rank_alone(mixed, engine):
+    if torch.cuda.is_available():
+        pytest.skip("products in TF32 may tip a draw: compared on CPU")
     ours = [i for i, (_, settings) in enumerate(MIXED) if settings["extra_args"] and "seed" in settings]
     ours = [i for i in ours if CLOSE not in MIXED[i][0] + mixed["tokens"][i]]  # after thinking vLLM's generators draw
     assert len(ours) > 6

@@ -1,7 +1,9 @@
 """Runs vLLM over two tensor-parallel worker processes; tests/engines/test_vllm_parallel.py judges what it did.
 
-parallel_probe.py v1|v2|gpu MODEL REQUESTS FACTS    reads batches of requests from a JSON file and writes what it found to
-                                                    another; v2 works in Triton's interpreter, gpu on two GPUs
+parallel_probe.py v1|v2|gpu MODEL REQUESTS FACTS
+
+reads batches of requests from a JSON file and writes what it found to another; v2 works in Triton's interpreter, gpu on
+two GPUs.
 """
 
 import json
@@ -72,7 +74,8 @@ def main(model: str, batches: list) -> list[dict]:
 
     from led_rl.engines.vllm_engine import VLLMEngine
 
-    llm = VLLMEngine(model, depth=8, max_model_len=128, max_num_seqs=32, tensor_parallel_size=2).llm
+    sizes = {"max_model_len": 128, "max_num_seqs": 32, "tensor_parallel_size": 2}
+    llm = VLLMEngine(model, depth=8, dtype="float32", **sizes).llm
     llm.collective_rpc(start_watching)
     facts = []
     for requests in batches:
