@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from agreement import CLOSE, THINK, generate_traced, random_text, sampling_params
+from agreement import CLOSE, THINK, generate_traced, kept, random_text, sampling_params
 
 from led_rl.completion import Sampling
 from led_rl.decoding import DecodingParams
@@ -127,15 +127,17 @@ def test_sums_go_on_when_a_request_is_admitted_anew():
 
 
 def test_preempted_requests_count_every_token_once(tiny_model):
-    tight = VLLMEngine(
-        tiny_model,
-        depth=8,
-        max_model_len=256,
-        max_num_seqs=16,
-        max_num_batched_tokens=48,
-        block_size=32,
-        num_gpu_blocks_override=18,
-        disable_log_stats=False,
+    tight = kept(
+        VLLMEngine(
+            tiny_model,
+            depth=8,
+            max_model_len=256,
+            max_num_seqs=16,
+            max_num_batched_tokens=48,
+            block_size=32,
+            num_gpu_blocks_override=18,
+            disable_log_stats=False,
+        )
     )
     generator = random.Random(7)
     prompts = [[*random_text(generator, generator.randrange(3, 90)), THINK] for _ in range(60)]

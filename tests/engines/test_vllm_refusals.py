@@ -1,6 +1,7 @@
 """Engines of whose configuration LED knows that it would not work: refused at submission, with the reason."""
 
 import pytest
+from agreement import kept
 
 from led_rl.completion import Sampling
 from led_rl.decoding import DecodingError, DecodingParams
@@ -51,7 +52,7 @@ def test_tensor_parallelism_is_not_refused(tiny_model):
 def test_an_engine_that_speculates_refuses_led_requests_and_serves_the_others(engine, tiny_model):
     from led_rl.engines.vllm_engine import VLLMEngine
 
-    speculating = VLLMEngine(tiny_model, depth=8, max_model_len=128, max_num_seqs=4, speculative_config=NGRAM)
+    speculating = kept(VLLMEngine(tiny_model, depth=8, max_model_len=128, max_num_seqs=4, speculative_config=NGRAM))
     prompts = [[5, 6, 7 + i, 5, 6, 7 + i, 5, 6] for i in range(8)]
     sampling = Sampling(temperature=0.0, max_tokens=24)
     with pytest.raises(Exception, match="speculative decoding"):
