@@ -273,11 +273,11 @@ def check_decoding(
 
     Raises:
         DecodingError: the model has fewer layers than the decoding reads.
-        MissingMarkersError: the decoding follows the thinking phase, and the tokenizer has no think tokens.
+        MissingMarkersError: the decoding follows the thinking phase, and the tokenizer cannot spell its markers.
     """
     decoding.layers(model_config.get_text_config().num_hidden_layers)
     try:
-        return ThinkMarkers.from_tokenizer(tokenizer)
+        return ThinkMarkers.from_tokenizer(tokenizer, decoding.start_marker, decoding.end_marker)
     except MissingMarkersError:
         if decoding.is_standard or not decoding.think_only:
             return None

@@ -105,13 +105,16 @@ def test_a_model_with_fewer_layers_than_led_depth(run_file, refused):
     assert "led_latent_layers names [6]" in refused([run_file(led_latent_layers=[5, 6])])
 
 
-def test_a_tokenizer_without_think_tokens(run_file, refused, models):
-    message = refused([run_file(model_name_or_path=models.cannot)])
-    for part in ("decoding: 'led'", models.cannot, "'<think>'", "led_think_only: false"):
+def test_a_tokenizer_that_cannot_spell_the_think_markers(run_file, refused, models):
+    foreign = {"model_name_or_path": models.cannot, "led_end_marker": "</考>"}
+    message = refused([run_file(**foreign)])
+    for part in ("decoding: 'led'", models.cannot, "'</考>'", "led_think_only: false"):
         assert part in message
     for harmless in ({"led_think_only": False}, {"decoding": "standard"}):
         with pytest.raises(Built):
-            train.main([run_file(model_name_or_path=models.cannot, **harmless)])
+            train.main([run_file(**foreign, **harmless)])
+    with pytest.raises(Built):  # several tokens spell <think> and </think>
+        train.main([run_file(model_name_or_path=models.cannot)])
 
 
 @pytest.mark.parametrize(

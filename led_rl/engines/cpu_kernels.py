@@ -167,7 +167,8 @@ def latent_posteriors(logits, scale, candidates, rows, wanted, temperature, tabl
             for value in line:
                 total += np.exp((value - top) * np.float32(factor))
             for j in range(k):
-                table[w, layer, j] = np.exp((line[candidates[i, j]] - top) * np.float32(factor)) / total
+                # in float64: the logarithm of a small posterior keeps every rounding of its exponent
+                table[w, layer, j] = math.exp((np.float64(line[candidates[i, j]]) - np.float64(top)) * factor) / total
 
 
 @njit(cache=True)
