@@ -132,7 +132,7 @@ def test_every_integer_and_marker_is_one_token(tokenizer):
         assert tokenizer(token)["input_ids"] == [tokenizer.get_vocab()[token]]
     assert len(tokenizer) == 119
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<pad>")
-    assert ThinkMarkers.from_tokenizer(tokenizer).start == tokenizer.get_vocab()["<think>"]
+    assert ThinkMarkers.from_tokenizer(tokenizer).start == ((tokenizer.get_vocab()["<think>"],),)
 
 
 def test_prompts_end_in_an_open_think_part(tokenizer):
