@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
@@ -115,4 +116,8 @@ def check_markers(decoding: DecodingParams, tokenizer: Any) -> None:
             "led_start_marker and led_end_marker as lists of token ids"
         )
     if decoding.think_only:
-        ThinkMarkers.from_tokenizer(tokenizer, *markers)
+        _spelt(tokenizer, *markers)
+
+
+# Looking for the spellings of a marker of several tokens takes dozens of tokenisations: not for every request.
+_spelt = lru_cache(maxsize=256)(ThinkMarkers.from_tokenizer)
