@@ -18,6 +18,12 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    """Requests without a seed take one from torch's global generator: what a test draws must not hang on its order."""
+    torch.manual_seed(0)
+
+
 def character_tokenizer(think_tokens: bool = True):
     """A fast tokenizer with one token per printable character, chat markers and think markers."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from led_rl.decoding import DECODINGS
 from led_rl.engines import cpu_kernels
-from led_rl.engines.decode_step import Draw, LatentModel, Read, Step, log_p_of, top_k
+from led_rl.engines.decode_step import Draw, LatentModel, Read, Step, entropy_of, log_p_of, top_k
 from led_rl.engines.decoding_slots import NORMED, Needs, Working
 from led_rl.engines.kernels import Head
 
 COMPILED = tuple(DECODINGS.index(name) for name in ("led", "top_k_control"))
 LARGE_VOCABULARY = 4096
-NONE = torch.empty(0)
+NONE, NOTHING = torch.empty(0), np.empty(0, np.float32)
 
 
 def compiles(needs: Needs) -> bool:
@@ -39,61 +39,51 @@ def draw_on_cpu(
         return None
     rows, uniform = rows[:n], uniform[:n]
     rows_in_torch = torch.from_numpy(rows)
-    if n < size:
-        logits = logits[rows_in_torch]
     logits = logits.float()
-
-    k = min(needs.k, logits.shape[-1])
-    if logits.shape[-1] > LARGE_VOCABULARY:
-        values, candidates = top_k(logits, k)
+    vocab = logits.shape[-1]
+    k = min(needs.k, vocab)
+    if vocab > LARGE_VOCABULARY:
+        logits = logits if n == size else logits[rows_in_torch]
+        top, candidates = top_k(logits, k)
+        picked, entropies = log_p_of(logits, candidates[:, :1], wants_entropy)
+        values, ids, log_p_top = top.numpy(), candidates.numpy(), picked.numpy()[:, 0]
+        entropy_final = NOTHING if entropies is None else entropies.numpy()
     else:
-        values, candidates = torch.empty(n, k), torch.empty(n, k, dtype=torch.int64)
-        cpu_kernels.top_k(logits.numpy(), values.numpy(), candidates.numpy())
-    log_p_top, entropy_final = log_p_of(logits, candidates[:, :1], wants_entropy)
+        values, ids, log_p_top = np.empty((n, k), np.float32), np.empty((n, k), np.int64), np.empty(n, np.float32)
+        log_p = torch.log_softmax(logits, dim=-1)
+        cpu_kernels.top_k(logits.numpy(), log_p.numpy(), rows, values, ids, log_p_top)
+        candidates = torch.from_numpy(ids)
+        entropy_final = entropy_of(log_p).numpy()[rows] if wants_entropy else NOTHING
     posterior, policy, explored = np.empty((n, k)), np.empty((n, k)), np.empty(n)
-    allowed, tokens, wanted = np.empty((n, k), dtype=np.bool_), np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
-    ids = candidates.numpy()
+    allowed, tokens, wanted = np.empty((n, k), np.bool_), np.empty(n, np.int64), np.empty(n, np.int64)
+    drawn = tokens, ids, posterior, allowed, policy, explored
     m = cpu_kernels.draw_final(
-        rows,
-        values.numpy(),
-        log_p_top.numpy(),
-        np.empty(0, dtype=np.float32) if entropy_final is None else entropy_final.numpy(),
-        settings,
-        read_all,
-        uniform,
-        tokens,
-        ids,
-        posterior,
-        allowed,
-        policy,
-        explored,
-        wanted,
-        sums,
+        rows, values, log_p_top, entropy_final, settings, read_all, uniform, *drawn, wanted, sums
     )
     read = None
     if m:
-        wanted = wanted[:m]
+        wanted, depths, table = wanted[:m], np.empty(m, np.int64), np.empty((m, 1 + needs.latents, k))
         subset = torch.from_numpy(wanted)
-        table = np.empty((m, 1 + needs.latents, k))
-        if needs.latents and _is_small(model, needs):
-            states, head = model.led_states.states, model.led_head()
+        head = model.led_head()
+        if needs.latents and _is_small(head, needs):
+            states = model.led_states.states
             gathered = torch.empty(m * needs.latents, states.shape[-1])
             cpu_kernels.gather(states.numpy(), settings, rows, wanted, needs.latents, gathered.numpy())
-            latent = torch.mm(gathered, head.weight[: head.vocab].T).numpy()
+            latent, scale = torch.mm(gathered, head.weight.t()).numpy(), head.logit_scale
             temperature = working.temperature.numpy()
-            cpu_kernels.latent_posteriors(latent, head.logit_scale, ids, rows, wanted, temperature, table)
-        elif needs.latents:
-            step = Step(
-                logits, rows_in_torch, working.settings, working.temperature, NONE, needs, model, read_all, False
+            cpu_kernels.draw_small_latent(
+                latent, head.vocab, scale, temperature, wanted, rows, table, settings, uniform, *drawn, depths, sums
             )
-            if n < size:
-                step.settings, step.temperature = working.settings[rows_in_torch], working.temperature[rows_in_torch]
-            log_normaliser, logits_of = step.latent_statistics(candidates[subset], subset, None)
-            table[:, 1:] = (logits_of - log_normaliser[..., None]).double().exp_().numpy()
-        depths = np.empty(m, dtype=np.int64)
-        cpu_kernels.draw_latent(
-            wanted, rows, table, settings, uniform, tokens, ids, posterior, allowed, policy, explored, depths, sums
-        )
+        else:
+            if needs.latents:
+                step = Step(
+                    logits, rows_in_torch, working.settings, working.temperature, NONE, needs, model, read_all, False
+                )
+                if n < size:
+                    step.settings, step.temperature = step.settings[rows_in_torch], step.temperature[rows_in_torch]
+                log_normaliser, logits_of = step.latent_statistics(candidates[subset], subset, None)
+                table[:, 1:] = (logits_of - log_normaliser[..., None]).double().exp_().numpy()
+            cpu_kernels.draw_latent(wanted, rows, table, settings, uniform, *drawn, depths, sums)
         read = Read(subset, None, torch.from_numpy(depths), torch.from_numpy(table))
     return rows_in_torch, Draw(
         torch.from_numpy(tokens),
@@ -105,8 +95,7 @@ def draw_on_cpu(
     )
 
 
-def _is_small(model: LatentModel, needs: Needs) -> bool:
+def _is_small(head: Head, needs: Needs) -> bool:
     """Whether the latent logits of all rows are few, and plain products with the head."""
-    head: Head = model.led_head()
     plain = head.whole and head.bias is None and head.soft_cap is None and head.weight.dtype == torch.float32
     return plain and head.vocab <= LARGE_VOCABULARY and needs.shared[NORMED] == 0

@@ -71,28 +71,33 @@ def follow(settings, state, tokens, positions, alphabet, goto, thinks, rows, uni
 
 
 @njit(cache=True)
-def top_k(logits, values, candidates):
-    """The largest of each row of (n, vocab) logits, largest first, into (n, k) values and distinct ids; k <= vocab."""
-    n, k = values.shape
-    for i in range(n):
-        values[i] = -np.inf
-        candidates[i] = -1
-        for token in range(logits.shape[1]):
-            x = logits[i, token]
-            if x > values[i, k - 1]:
+def top_k(logits, log_p, rows, values, candidates, log_p_top):
+    """The largest of `rows` (n,) of (all rows, vocab) logits, largest first: (n, k) values and distinct ids.
+
+    k <= vocab. log_p_top (n,) takes the first one's of `log_p`, the (all rows, vocab) log-probabilities.
+    """
+    for i in range(len(rows)):
+        line, most, ids = logits[rows[i]], values[i], candidates[i]
+        k = len(most)
+        most[:] = -np.inf
+        ids[:] = -1
+        for token in range(len(line)):
+            x = line[token]
+            if x > most[k - 1]:
                 j = k - 1
-                while j > 0 and values[i, j - 1] < x:
-                    values[i, j] = values[i, j - 1]
-                    candidates[i, j] = candidates[i, j - 1]
+                while j > 0 and most[j - 1] < x:
+                    most[j] = most[j - 1]
+                    ids[j] = ids[j - 1]
                     j -= 1
-                values[i, j] = x
-                candidates[i, j] = token
+                most[j] = x
+                ids[j] = token
         unused = 0
         for j in range(k):
-            if candidates[i, j] < 0:  # fewer than k tokens are allowed: any others, once each
-                while (candidates[i] == unused).any():
+            if ids[j] < 0:  # fewer than k tokens are allowed: any others, once each
+                while (ids == unused).any():
                     unused += 1
-                candidates[i, j] = unused
+                ids[j] = unused
+        log_p_top[i] = log_p[rows[i], ids[0]]
 
 
 @njit(cache=True)
@@ -102,7 +107,7 @@ def draw_final(
 ):  # fmt: skip
     """The final layer's part of `rows` (n,), and the whole draw of those that read no latent layer.
 
-    values (n, k) largest logits, log_p_top (n, 1) log-probability of the first, entropy_final (n,) or empty. Writes
+    values (n, k) largest logits, log_p_top (n,) log-probability of the first, entropy_final (n,) or empty. Writes
     posterior, policy (n, k) float64, allowed (n, k), explored (n,) and tokens; fills `wanted` with the indices into
     `rows` that are left to draw_latent, whose policy is b so far, and returns their number.
     """
@@ -112,7 +117,7 @@ def draw_final(
         row = rows[i]
         led = settings[row, DECODING] == LED
         for j in range(k):
-            posterior[i, j] = math.exp(np.float64(values[i, j] - values[i, 0]) + np.float64(log_p_top[i, 0]))
+            posterior[i, j] = math.exp(np.float64(values[i, j] - values[i, 0]) + np.float64(log_p_top[i]))
             allowed[i, j] = values[i, j] > -np.inf and j < settings[row, K]
             policy[i, j] = max(posterior[i, j], EPS if led else 0.0) if allowed[i, j] else 0.0
         _normalise(policy[i])
@@ -154,14 +159,26 @@ def gather(states, settings, rows, wanted, layers, gathered):
 
 
 @njit(cache=True)
-def latent_posteriors(logits, scale, candidates, rows, wanted, temperature, table):
-    """Layers from 1 on of the (m, depth, k) table, from (m * (depth - 1), vocab) logits before scale / temperature."""
+def draw_small_latent(
+    logits, vocab, scale, temperature, wanted, rows, table, settings, uniform, tokens, candidates, posterior, allowed,
+    policy, explored, depths, sums
+):  # fmt: skip
+    """`latent_posteriors`, then `draw_latent`."""
+    latent_posteriors(logits, vocab, scale, candidates, rows, wanted, temperature, table)
+    draw_latent(
+        wanted, rows, table, settings, uniform, tokens, candidates, posterior, allowed, policy, explored, depths, sums
+    )
+
+
+@njit(cache=True)
+def latent_posteriors(logits, vocab, scale, candidates, rows, wanted, temperature, table):
+    """Layers from 1 on of the (m, depth, k) table, from (m * (depth - 1), padded vocab) logits at scale 1."""
     m, depth, k = table.shape
     for w in range(m):
         i = wanted[w]
         factor = scale / temperature[rows[i]]
         for layer in range(1, depth):
-            line = logits[w * (depth - 1) + layer - 1]
+            line = logits[w * (depth - 1) + layer - 1, :vocab]
             top = np.max(line) if factor > 0 else np.min(line)
             total = 0.0
             for value in line:
@@ -222,6 +239,17 @@ def draw_latent(
         tokens[i] = candidates[i, _drawn(policy[i], uniform[i])]
         sums[row, ENTROPY] += _entropy(policy[i])
         sums[row, DEPTHS + chosen] += 1
+
+
+@njit(cache=True)
+def write_policy(scores, rows, candidates, policy):
+    """Log-policies (n, k) at the candidates of `rows` of (all rows, vocab) scores, and -inf elsewhere in these rows."""
+    for i in range(len(rows)):
+        line = scores[rows[i]]
+        line[:] = -np.inf
+        for j in range(policy.shape[1]):
+            if policy[i, j] > 0:
+                line[candidates[i, j]] = math.log(policy[i, j])
 
 
 @njit(cache=True)

@@ -135,7 +135,7 @@ class LatentModel(Protocol):
     def latent_statistics(
         self,
         order: Tensor | tuple[int, ...],
-        rows: Tensor,
+        rows: Tensor | int,
         candidates: Tensor,
         scale: Tensor,
         normed: Tensor | None,
@@ -164,9 +164,14 @@ def log_p_of(logits: Tensor, tokens: Tensor, wants_entropy: bool) -> tuple[Tenso
         log_p = torch.log_softmax(logits[first : first + step], dim=-1)
         picked.append(log_p.gather(1, tokens[first : first + step]))
         if wants_entropy:
-            entropies.append(-(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1))
+            entropies.append(entropy_of(log_p))
     whole = picked[0] if len(picked) == 1 else torch.cat(picked)
     return whole, torch.cat(entropies) if wants_entropy else None
+
+
+def entropy_of(log_p: Tensor) -> Tensor:
+    """(n,) nats, from (n, vocab) log-probabilities, of which some may be -inf."""
+    return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
 
 
 BLOCK = 64

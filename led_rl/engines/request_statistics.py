@@ -96,31 +96,51 @@ class OutputWithSums(AsyncModelRunnerOutput):
         return output
 
 
+class Batch:
+    """A batch, for as long as the same requests go on, and the sums after its last accepted step.
+
+    Attributes:
+        row_of: rows of the batch, by request.
+        step: (rows, 1 + statistics) of each request: tokens that the worker knew when it admitted the request (more at
+            the next admission; 0 for requests that decode as usual), then its sums since.
+        streams: whether a request of ours has stop strings.
+    """
+
+    def __init__(self, row_of: dict[str, int], step: np.ndarray, streams: bool):
+        self.row_of, self.step, self.streams = dict(row_of), step, streams
+
+    def goes_on(self, row_of: dict[str, int], step: np.ndarray) -> bool:
+        """Whether a step is of the same requests, none of them admitted anew: sums only grow within an admission."""
+        before = self.step
+        same = row_of == self.row_of and (step[:, 0] == before[:, 0]).all() and (step[:, 1] >= before[:, 1]).all()
+        return bool(same)
+
+
 @dataclass
 class Followed:
     """A request's sums so far, kept on vLLM's `Request`. They start again at zero when it is admitted anew."""
 
-    known: float  # tokens that the worker knew at admission: more at the next
-    rows: float
-    step: np.ndarray  # (rows, 1 + statistics) sums since admission, of the last step
+    batch: Batch  # the last in which the scheduler took a token of it
     row: int  # the request's, there
     before: np.ndarray | float = 0.0  # (statistics,) of earlier admissions
 
-    def follow(self, known: float, rows: float, step: np.ndarray, row: int) -> None:
-        if known != self.known or rows < self.rows:
+    def follow(self, batch: Batch, row: int) -> None:
+        now, last = batch.step[row], self.batch.step[self.row]
+        if now[0] != last[0] or now[1] < last[1]:
             self.before = self.sums()
-        self.known, self.rows, self.step, self.row = known, rows, step, row
+        self.batch, self.row = batch, row
 
     def sums(self) -> np.ndarray:
         """(statistics,) of the whole request."""
-        return self.before + self.step[self.row, 1:]
+        return self.before + self.batch.step[self.row, 1:]
 
 
 def hand_sums_on(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps `Scheduler.update_from_output`: outputs of requests of ours that end carry their sums.
 
     So does every output of a request with stop strings, as only the front end knows when such a one ends. Sums are
-    taken of tokens that the scheduler accepted; those of a step that a preemption made void are drawn again.
+    taken of tokens that the scheduler accepted; those of a step that a preemption made void are drawn again. Most steps
+    accept a token of every request of the batch before them: these follow all requests at once.
     """
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -128,21 +148,35 @@ def hand_sums_on(original: Callable[..., Any]) -> Callable[..., Any]:
         if step is None:
             return original(self, scheduler_output, model_runner_output)
         row_of = model_runner_output.req_id_to_index
-        known, rows = step[:, 0].tolist(), step[:, 1].tolist()
-        requests = {name: self.requests.get(name) for name, row in row_of.items() if known[row]}  # the others: standard
+        batch, requests = vars(self).get("led_batch", (None, {}))
+        goes_on = batch is not None and batch.goes_on(row_of, step)
+        if not goes_on:  # before some of them end
+            known, everyone = step[:, 0].tolist(), self.requests
+            requests = {name: everyone[name] for name, row in row_of.items() if known[row] and name in everyone}
+            batch = Batch(row_of, step, any(request.sampling_params.stop for request in requests.values()))
         outputs = original(self, scheduler_output, model_runner_output)
-        for client in outputs.values():
-            for output in client.outputs:
-                request = requests.get(output.request_id)
-                if request is None:
-                    continue
-                row = row_of[output.request_id]
-                followed = vars(request).get("led_followed")
-                if followed is None:
-                    followed = request.led_followed = Followed(known[row], 0.0, step, row)
-                followed.follow(known[row], rows[row], step, row)
-                if output.finish_reason is not None or request.sampling_params.stop:
-                    output.kv_transfer_params = {**(output.kv_transfer_params or {}), KEY: followed.sums().tolist()}
+        given = [output for client in outputs.values() for output in client.outputs]
+        complete = row_of.keys() == {output.request_id for output in given}
+        if goes_on and complete:
+            batch.step = step
+        else:
+            if goes_on:  # requests without an output keep the sums of the batch before
+                batch = Batch(row_of, step, batch.streams)
+            for output in given:
+                if (request := requests.get(output.request_id)) is not None:
+                    row = row_of[output.request_id]
+                    if (followed := vars(request).get("led_followed")) is None:
+                        request.led_followed = Followed(batch, row)
+                    else:
+                        followed.follow(batch, row)
+            self.led_batch = (batch, requests) if complete else (None, {})
+        for output in given:
+            if output.finish_reason is None and not batch.streams:
+                continue
+            request = requests.get(output.request_id)
+            if request is not None and (output.finish_reason is not None or request.sampling_params.stop):
+                sums = request.led_followed.sums().tolist()
+                output.kv_transfer_params = {**(output.kv_transfer_params or {}), KEY: sums}
         return outputs
 
     return update_from_output
@@ -166,9 +200,7 @@ def name_and_count(original: Callable[..., Any]) -> Callable[..., Any]:
                 sums = [sum(column) for column in zip(*samples.values(), strict=True)]
             output.kv_transfer_params = {**given, KEY: request_statistics(sums)}
         result = original(self, engine_core_outputs, *args, **kwargs)
-        for request_id, sums in ours:
-            if request_id not in self.request_states:
-                count(sums)
+        count([sums for request_id, sums in ours if request_id not in self.request_states])
         return result
 
     return process_outputs
@@ -202,10 +234,12 @@ def counters() -> dict[str, Any]:
     return made
 
 
-def count(sums: Sequence[float]) -> None:
-    """Adds the sums of one sequence that has ended."""
-    values, by_name = named_statistics(sums), counters()
-    by_name["requests"].inc()
+def count(ended: Sequence[Sequence[float]]) -> None:
+    """Adds the sums of sequences that have ended."""
+    if not ended:
+        return
+    values, by_name = named_statistics([sum(column) for column in zip(*ended, strict=True)]), counters()
+    by_name["requests"].inc(len(ended))
     for name in ("rows", "explored", "read", "confidence", "entropy_mu"):
         by_name[name].inc(values[name])
     for name, value in values.items():

@@ -58,13 +58,27 @@ class LatentStates:
         self.rows.zero_()  # a padded CUDA graph reads on beyond the step's rows
         self.rows[: self.count].copy_(rows[: self.count])
 
-    def read(self, order: Tensor | tuple[int, ...], rows: Tensor) -> Tensor:
-        """(n, depth, hidden) states of `rows` (n,), from their own layers (n, depth) or from those of every row."""
+    def read(self, order: Tensor | tuple[int, ...], rows: Tensor | int) -> Tensor:
+        """(n, depth, hidden) states of `rows` (n,), from their own layers (n, depth) or from those of every row.
+
+        A number n stands for the first n rows: without a copy in the usual case, and in one operation in any.
+        """
+        if isinstance(rows, int):
+            return self._read_first(order, rows)
         if isinstance(order, Tensor):
             return self.states[order, rows[:, None]]
         if order == tuple(range(len(order))):  # the usual case: the deepest layers in turn
             return self.states[: len(order)].index_select(1, rows).transpose(0, 1)
         return torch.stack([self.states[layer].index_select(0, rows) for layer in order], dim=1)
+
+    def _read_first(self, order: Tensor | tuple[int, ...], rows: int) -> Tensor:
+        states = self.states[:, :rows]  # (layers, n, hidden)
+        if isinstance(order, Tensor):
+            layers = order.T[:, :, None].expand(-1, -1, states.shape[2])  # (depth, n, hidden)
+            return states.gather(0, layers).transpose(0, 1)
+        if order == tuple(range(len(order))):
+            return states[: len(order)].transpose(0, 1)
+        return torch.stack([states[layer] for layer in order], dim=1)
 
     def bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (self.rows, self.tokens, self.positions, self.states))
@@ -140,6 +154,7 @@ class LatentStatesMixin:
     led_states: LatentStates
     led_depth: int
     led_warm = False
+    _led_head: Head | None = None
 
     def __init__(self, *, vllm_config, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
@@ -200,8 +215,7 @@ class LatentStatesMixin:
         while rows <= states.shape[1]:
             order = torch.arange(len(self.led_layers), device=states.device).expand(rows, -1)
             ids = torch.zeros(rows, CANDIDATES, dtype=torch.int64, device=states.device)
-            each = torch.arange(rows, device=states.device)
-            self.latent_statistics(order, each, ids, torch.ones(rows, device=states.device), None, None)
+            self.latent_statistics(order, rows, ids, torch.ones(rows, device=states.device), None, None)
             rows *= 2
 
     def get_model_state_cls(self) -> type:
@@ -220,15 +234,18 @@ class LatentStatesMixin:
 
     def led_head(self) -> Head:
         """This rank's LM head; the weights may have been replaced since the last step."""
-        head, processor = self._head(), self.logits_processor  # type: ignore[attr-defined]
-        if not (hasattr(head, "weight") and head.weight.is_floating_point()):
+        head = self._head()
+        weight = getattr(head, "weight", None)
+        if self._led_head is not None and self._led_head.weight is weight:
+            return self._led_head
+        if weight is None or not weight.is_floating_point():
             raise RuntimeError(
                 f"LED reads the weight of {type(self).__name__}'s LM head, and this engine has packed or quantised it: "
                 "leave lm_head out of the quantisation"
             )
-        shard = head.shard_indices
-        return Head(
-            head.weight,
+        shard, processor = head.shard_indices, self.logits_processor  # type: ignore[attr-defined]
+        self._led_head = Head(
+            weight,
             shard.num_org_elements,
             shard.org_vocab_start_index,
             getattr(head, "bias", None),
@@ -236,11 +253,12 @@ class LatentStatesMixin:
             processor.scale,
             whole=get_tensor_model_parallel_world_size() == 1,
         )
+        return self._led_head
 
     def latent_statistics(
         self,
         order: Tensor | tuple[int, ...],
-        rows: Tensor,
+        rows: Tensor | int,
         candidates: Tensor,
         scale: Tensor,
         normed: Tensor | None,
@@ -250,7 +268,7 @@ class LatentStatesMixin:
 
         Args:
             order: (n, depth) index of the layer among the captured ones, or those of every row.
-            rows: (n,) row of the step.
+            rows: (n,) row of the step; or n, for the first n.
             candidates: (n, k) token ids.
             scale: (n,) 1 / temperature.
             normed: (n,) rows whose states go through the final norm first; None: none.

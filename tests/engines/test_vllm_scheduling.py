@@ -115,10 +115,10 @@ def test_random_requests_agree_with_transformers_at_every_step_under_pressure(ti
     outputs, traced = generate_traced(engine.llm, prompts, params, arrivals)
     assert preemptions(engine) > 10, "the engine had room for all; the test did not test preemption"
     seen = check_agreement(TransformersEngine(tiny_model), prompts, params, outputs, traced)
-    assert seen["log-probabilities"] > 6000
-    assert seen["tables"] > 3000
-    assert seen["phase changes"] > 300
-    assert min(seen[f"drawn by {name}"] for name in ("led", "led_reference", "top_k_control")) > 700
+    assert seen["log-probabilities"] > 5000
+    assert seen["tables"] > 2000
+    assert seen["phase changes"] > 200
+    assert min(seen[f"drawn by {name}"] for name in ("led", "led_reference", "top_k_control")) > 400
 
 
 def test_random_requests_agree_under_async_scheduling(tiny_model, monkeypatch):
@@ -145,5 +145,5 @@ def test_random_requests_agree_under_async_scheduling(tiny_model, monkeypatch):
     outputs, traced = generate_traced(engine.llm, prompts, params, arrivals)
     assert preemptions(engine) > 5
     seen = check_agreement(TransformersEngine(tiny_model), prompts, params, outputs, traced)
-    assert seen["tables"] > 1000
-    assert seen["phase changes"] > 20
+    assert seen["tables"] > 500
+    assert seen["phase changes"] > 8
