@@ -74,15 +74,15 @@ def test_the_probe_ran_runner_v2_with_our_sampler(facts):
 
 def test_tables_phases_and_logprobs_agree_with_transformers(facts):
     seen = facts["mixed"]
-    assert seen["tables"] > 100
-    assert seen["log-probabilities"] > 150
-    assert min(seen["drawn by led"], seen["drawn by top_k_control"], seen["drawn by led_reference"]) > 10
+    assert seen["tables"] > 60
+    assert seen["log-probabilities"] > 100
+    assert min(seen["drawn by led"], seen["drawn by top_k_control"], seen["drawn by led_reference"]) > 4
 
 
 def test_chunked_prefill_preemption_and_edited_logits_agree_with_transformers(facts):
     assert facts["preemptions"] > 0, "the engine had room for all; the test did not test preemption"
-    assert facts["pressed"]["log-probabilities"] > 200
-    assert facts["pressed"]["phase changes"] > 10
+    assert facts["pressed"]["log-probabilities"] > 120
+    assert facts["pressed"]["phase changes"] > 4
 
 
 def test_requests_that_decode_as_usual_took_slots_that_led_had_left(facts):
