@@ -226,9 +226,9 @@ def _same_environment() -> Iterator[None]:
 def _build(arm: str, command: Sequence[str]) -> Any:
     """The trainer of one arm, built as led_rl.train builds it; TRL's as the head of this file says."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
-    from trl import GRPOTrainer, get_peft_config, get_quantization_config
+    from trl import GRPOTrainer
 
-    from led_rl.checks import check_recipe
+    from led_rl.checks import check_recipe, trainer_arguments
     from led_rl.engines.engine_options import EngineOptions
     from led_rl.engines.vllm_cpu import has_gpu
     from led_rl.recipe import load_recipe
@@ -236,14 +236,7 @@ def _build(arm: str, command: Sequence[str]) -> Any:
     from led_rl.trainer import LEDGRPOTrainer
 
     recipe = load_recipe(command)
-    checked, training, model = check_recipe(recipe), recipe.training, recipe.model
-    training.reward_weights = [float(reward.get("weight", 1.0)) for reward in recipe.run.rewards]
-    training.model_init_kwargs = {
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype or "float32",
-        **dict(training.model_init_kwargs or {}),  # type: ignore[arg-type]
-    }
+    checked, training = check_recipe(recipe), recipe.training
     build: Any = GRPOTrainer if arm in BASELINES else LEDGRPOTrainer
     engine: Any = nullcontext()
     if arm in BASELINES and not (has_gpu() and not training.vllm_engine_arguments):
@@ -252,15 +245,7 @@ def _build(arm: str, command: Sequence[str]) -> Any:
             partial(LEDVLLMGeneration, options=EngineOptions(), engine_arguments=arguments, run_seed=training.seed)
         )
     with engine, _same_environment():
-        trainer = build(
-            model=model.model_name_or_path,
-            reward_funcs=checked.rewards,
-            args=training,
-            train_dataset=checked.dataset,
-            processing_class=checked.tokenizer,
-            quantization_config=get_quantization_config(model),
-            peft_config=get_peft_config(model),
-        )
+        trainer = build(**trainer_arguments(recipe, checked))
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     return trainer

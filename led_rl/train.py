@@ -80,32 +80,17 @@ def _has_gpu() -> bool:
 def build_trainer(recipe: "Recipe", checked: Any) -> "LEDGRPOTrainer":
     """Loads the weights and starts the rollout engine."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
-    from trl import get_peft_config, get_quantization_config
 
+    from led_rl.checks import trainer_arguments
     from led_rl.progress import StepProgress
     from led_rl.trainer import LEDGRPOTrainer
 
-    training, model = recipe.training, recipe.model
+    training = recipe.training
     if recipe.run.wandb_mode:
         os.environ["WANDB_MODE"] = recipe.run.wandb_mode
     os.environ.setdefault("WANDB_DIR", str(recipe.output_dir))
     recipe.output_dir.mkdir(parents=True, exist_ok=True)
-    training.reward_weights = [float(reward.get("weight", 1.0)) for reward in recipe.run.rewards]
-    training.model_init_kwargs = {
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype or "float32",
-        **dict(training.model_init_kwargs or {}),  # type: ignore[arg-type]
-    }
-    trainer = LEDGRPOTrainer(
-        model=model.model_name_or_path,
-        reward_funcs=checked.rewards,
-        args=training,
-        train_dataset=checked.dataset,
-        processing_class=checked.tokenizer,
-        quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
-    )
+    trainer = LEDGRPOTrainer(**trainer_arguments(recipe, checked))
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     if not training.disable_tqdm:
