@@ -139,12 +139,14 @@ def summarise(blocks: Sequence[Block]) -> list[Summary]:
 def table(summaries: Sequence[Summary]) -> str:
     """The summaries of one batch and context, for a terminal."""
     width = max(len(summary.arm) for summary in summaries)
-    lines = [f"{'':{width}}  tokens/s  ms/step  ratio to standard [quartiles]   n  explored  latents read"]
+    heading = "ratio to standard [quartiles]      mean [95 % interval]     n"
+    lines = [f"{'':{width}}  tokens/s  ms/step  {heading}  explored  latents read"]
     for summary in summaries:
-        ratio = f"{'-':>29}    "
-        if summary.ratios is not None:
-            low, high = summary.ratios.quartiles
-            ratio = f"{summary.ratios.median:8.3f} [{low:.3f}, {high:.3f}]      {summary.ratios.n:4d}"
+        ratio = f"{'-':>{len(heading)}}"
+        if (found := summary.ratios) is not None:
+            ratio = (
+                f"{within(found.median, found.quartiles):>29}  {within(found.mean, found.interval):>24}  {found.n:4d}"
+            )
         explored = "       -" if summary.explored is None else f"{summary.explored:8.1%}"
         read = "           -" if summary.read is None else f"{summary.read:12.1%}"
         speed = f"{summary.tokens_per_s:8.0f}  {summary.ms_per_step:7.2f}"
@@ -152,6 +154,11 @@ def table(summaries: Sequence[Summary]) -> str:
         if summary.added_peak_bytes is not None:
             lines[-1] += f"  {summary.added_peak_bytes / 2**20:+,.0f} MiB at the peak"
     return "\n".join(lines)
+
+
+def within(value: float, interval: tuple[float, float] | None) -> str:
+    """A ratio and an interval around it."""
+    return f"{value:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
 
 
 def as_json(summaries: Sequence[Summary]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from led_rl.benchmark_results import Ratios, spread
+from led_rl.benchmark_results import Ratios, spread, within
 from led_rl.figure_style import FAINT, INK, NAMED_COLOURS, OTHER_COLOURS, legend_on_top, new_figure, say, styled
 
 TRL, AGAIN, STANDARD = "trl", "trl_again", "led_trainer"
@@ -107,12 +107,15 @@ def summarise(steps: Sequence[Step]) -> list[Summary]:
 def table(summaries: Sequence[Summary]) -> str:
     """Time and ratios of each arm, then the split of its step, for a terminal."""
     width = max([len(summary.arm) for summary in summaries], default=0)
-    lines = [f"{'':{width}}  s/step  tokens  us/token   time / TRL's [quartiles]   per token [quartiles]     n  same"]
+    heading = "time / TRL's [quartiles]      mean [95 % interval]   per token [quartiles]     n  same"
+    lines = [f"{'':{width}}  s/step  tokens  us/token  {heading}"]
     for one in summaries:
         same = "   -" if one.same_tokens is None else f"{one.same_tokens:4.0%}"
-        ratios = f"{_ratio(one.time):>25}  {_ratio(one.time_per_token):>22}  {one.time.n if one.time else 0:4d}"
+        mean = "-" if one.time is None else within(one.time.mean, one.time.interval)
+        ratios = f"{_ratio(one.time):>24}  {mean:>24}  {_ratio(one.time_per_token):>22}"
         lines.append(
-            f"{one.arm:{width}}  {one.seconds:6.2f}  {one.tokens:6.0f}  {one.us_per_token:8.1f}  {ratios}  {same}"
+            f"{one.arm:{width}}  {one.seconds:6.2f}  {one.tokens:6.0f}  {one.us_per_token:8.1f}  {ratios}  "
+            f"{one.time.n if one.time else 0:4d}  {same}"
         )
     lines += [
         f"({TRL}: of its two trainers, one over the other: the noise. same: steps with as many tokens as TRL's)",
@@ -126,7 +129,7 @@ def table(summaries: Sequence[Summary]) -> str:
 
 
 def _ratio(ratios: Ratios | None) -> str:
-    return "-" if ratios is None else f"{ratios.median:.4f} [{ratios.quartiles[0]:.3f}, {ratios.quartiles[1]:.3f}]"
+    return "-" if ratios is None else within(ratios.median, ratios.quartiles)
 
 
 def as_json(summaries: Sequence[Summary]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_warm_up_and_trl_s_twin_are_in_no_median():
     trl, ours = summarise(steps)
     assert (trl.arm, ours.arm, trl.seconds, trl.steps, ours.time.n) == (TRL, STANDARD, 2.0, 2, 2)
     assert (trl.same_tokens, ours.same_tokens) == (None, 1.0)
-    assert "1.0000 [1.000, 1.000]" in table([trl, ours])
+    assert "1.000 [1.000, 1.000]" in table([trl, ours])
     assert summarise([]) == []
     assert table([])
 
