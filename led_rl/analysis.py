@@ -7,7 +7,7 @@ are divided by log V, so 1 is uniform. To compare checkpoints, read them all on 
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,6 @@ class LayerEntropies:
     sequences: int
     sums: list[list[float]] = field(default_factory=list)  # (sequences, layers + 1) summed over thinking tokens
     counts: list[int] = field(default_factory=list)  # (sequences,) thinking tokens
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def recorded_sequences(

@@ -64,17 +64,6 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> Floats:
     return np.where(n >= k, 1.0 - np.prod(wrong / left, axis=-1), np.nan)
 
 
-def avg_at_k(scores: ArrayLike, k: int) -> Floats:
-    """Mean score of each problem's first k usable samples; (problems, samples) -> (problems,).
-
-    NaN marks an unusable sample; a problem with fewer than k usable ones is NaN.
-    """
-    scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    usable = ~np.isnan(scores)
-    first = usable & (usable.cumsum(axis=1) <= k)
-    return np.where(usable.sum(axis=1) >= k, np.where(first, scores, 0.0).sum(axis=1) / k, np.nan)
-
-
 def wilson_interval(successes: float, n: int, level: float = LEVEL) -> Estimate:
     """Wilson's score interval of a proportion of n independent trials (E. B. Wilson, 1927)."""
     if n == 0:

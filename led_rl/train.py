@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from led_rl.checks import CheckError, check_recipe
     from led_rl.data import DatasetError
     from led_rl.recipe import RecipeError, help_text, load_recipe
+    from led_rl.rollout import RolloutServerError
     from rewards import RewardError
 
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint = last_checkpoint(recipe)
         checked = check_recipe(recipe)
         trainer = build_trainer(recipe, checked)
-    except (RecipeError, CheckError, DatasetError, RewardError) as error:
+    except (RecipeError, CheckError, DatasetError, RewardError, RolloutServerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if recipe.run.check_only:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen3Config
 
-from led_rl.analysis import LayerEntropies, entropy_change, layer_entropies, recorded_sequences
+from led_rl.analysis import entropy_change, layer_entropies, recorded_sequences
 
 VOCAB, LAYERS = 37, 3
 SHAPE = {
@@ -162,8 +162,3 @@ def test_sequences_come_from_the_records_of_an_evaluation():
     assert sequences == [([1, 2], [7, 8])] * 2
     assert masks == [[True, False], [True, True]]
     assert recorded_sequences(records, "base", "standard", limit=1) == (sequences[:1], masks[:1])
-
-
-def test_result_travels_as_json():
-    result = LayerEntropies([0.5], [0.1], 10, 2)
-    assert LayerEntropies(**result.to_dict()) == result

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from led_rl.estimates import (
-    avg_at_k,
     mean_interval,
     paired_difference,
     pass_at_k,
@@ -60,12 +59,6 @@ def test_pass_at_k_is_unbiased():
     values = pass_at_k(np.full(40_000, n), generator.binomial(n, solve_rate, 40_000), k)
     standard_error = values.std() / math.sqrt(len(values))
     assert abs(values.mean() - (1 - (1 - solve_rate) ** k)) < 4 * standard_error
-
-
-def test_avg_at_k_takes_the_first_usable_samples():
-    scores = [[1, np.nan, 0, 1], [0.5, 0.5, 0, 0], [np.nan, np.nan, 1, np.nan]]
-    np.testing.assert_allclose(avg_at_k(scores, 2), [0.5, 0.5, np.nan])
-    np.testing.assert_allclose(avg_at_k(scores, 1), [1, 0.5, 1])
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (3, 10), (1, 1), (57, 300)])
