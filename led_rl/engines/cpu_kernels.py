@@ -128,7 +128,7 @@ def draw_final(
         reads = False
         if led:
             p_explore = 1 - confidence if settings[row, EXPLOIT] else 1.0
-            reads, explored[i] = True, p_explore
+            reads, explored[i] = p_explore > 0 or read_all, p_explore  # of weight 0, q does not count
             if settings[row, COIN]:
                 explore = uniform[i] < p_explore
                 within = uniform[i] / p_explore if explore else (uniform[i] - p_explore) / (1 - p_explore)

@@ -13,19 +13,17 @@ def draw_led(step: Step) -> Draw:
     confidence = p_final[:, 0]
     exploits, coin, all_coin = step.exploit(), step.coin(), step.all_coin()
     b = exploit_branch(p_final, allowed, greedy=step.greedy())
-    uniform = step.uniform
-    if coin is None:
-        explore = wanted = torch.ones_like(confidence, dtype=torch.bool)
-    else:
+    uniform, weight = step.uniform, confidence if exploits is None else torch.where(exploits, confidence, 0.0)
+    explore = wanted = weight < 1  # q does not count where its weight is 0
+    if coin is not None:
         explore, within = toss_coin(uniform, confidence, exploits)
         uniform = within if all_coin else torch.where(coin, within, uniform)
-        wanted = explore if all_coin else explore | ~coin
+        wanted = explore if all_coin else torch.where(coin, explore, wanted)
 
     q, read = read_latents(step, candidates, p_final, allowed, b, torch.ones_like(wanted) if step.read_all else wanted)
     if all_coin:
         policy, explored = torch.where(explore[:, None], q, b) if step.read_all else q, explore
     else:
-        weight = confidence if exploits is None else torch.where(exploits, confidence, 0.0)
         mu = weight[:, None] * b + (1 - weight)[:, None] * q
         policy, explored = mu / mu.sum(-1, keepdim=True), 1 - weight
         if coin is not None:
