@@ -32,7 +32,7 @@ LOWEST = torch.finfo(torch.float32).min  # where a running maximum starts: -inf 
 
 
 class LatentStatistics(NamedTuple):
-    """What LED reads of the latent layers. A row that was not needed may hold 0 and -inf: posteriors of zero."""
+    """What LED reads of the latent layers; of a row that was not needed it may be anything."""
 
     log_normaliser: Tensor  # (rows, depth) float32: log sum_v exp(scale * logit_v) over this rank's vocabulary
     logits: Tensor  # (rows, depth, k) float32: scale * logit at the candidates; -inf at those of other ranks
@@ -163,18 +163,26 @@ def triton_latent_statistics(
 ) -> LatentStatistics:
     """`latent_statistics` on the device. The first call for a new head, dtype or size of batch tunes, and waits."""
     rows, depth, hidden = states.shape
-    result, pairs = _not_needed(states, candidates), rows * depth
+    k, pairs, device = candidates.shape[1], rows * depth, states.device
+    # Each rank writes the logits of its own candidates alone.
+    logits = torch.empty(rows, depth, k, dtype=torch.float32, device=device)
+    result = LatentStatistics(
+        torch.empty(rows, depth, dtype=torch.float32, device=device),
+        logits if head.whole else logits.fill_(float("-inf")),
+    )
     if not pairs:
         return result
-    needed = torch.ones(rows, dtype=torch.bool, device=states.device) if needed is None else needed.contiguous()
-    order = torch.empty(rows, dtype=torch.int32, device=states.device)  # row numbers, needed ones first
-    count = torch.empty(1, dtype=torch.int32, device=states.device)  # needed rows
+    if states.stride(2) != 1:
+        states = states.contiguous()
+    needed = torch.ones(rows, dtype=torch.bool, device=device) if needed is None else needed.contiguous()
+    order = torch.empty(rows, dtype=torch.int32, device=device)  # row numbers, needed ones first
+    count = torch.empty(1, dtype=torch.int32, device=device)  # needed rows
     _pack_rows[(1,)](needed.view(torch.uint8), order, count, rows, max(1024, triton.next_power_of_2(rows)))
 
-    splits = _vocabulary_splits(states.device)
-    partial = torch.empty(pairs, splits, dtype=torch.float32, device=states.device)  # log-sum-exp, by packed pair
-    inputs = (states.contiguous(), head.weight, head.bias, candidates.contiguous(), scale.contiguous(), order, count)
-    sizes = (rows, depth, hidden, candidates.shape[1], head.vocab, head.start, head.weight.stride(0))
+    splits = _vocabulary_splits(device)
+    partial = torch.empty(pairs, splits, dtype=torch.float32, device=device)  # log-sum-exp, by packed pair
+    inputs = (states, head.weight, head.bias, candidates.contiguous(), scale.contiguous(), order, count)
+    sizes = (rows, depth, hidden, k, head.vocab, head.start, states.stride(0), states.stride(1), head.weight.stride(0))
     bucket, even = min(max(16, triton.next_power_of_2(pairs)), 256), hidden % 128 == 0
     _read_vocabulary[lambda tile: (triton.cdiv(pairs, tile["BLOCK_M"]), splits)](
         *inputs, partial, result.logits, *sizes, head.soft_cap, head.logit_scale, BUCKET=bucket, EVEN=even
@@ -220,7 +228,7 @@ if triton is not None:
     @triton.autotune(configs=_CONFIGS, key=["hidden", "vocab", "BUCKET"], pre_hook=_tune_with_every_row)
     @triton.jit(do_not_specialize=["rows", "depth", "k", "start"])
     def _read_vocabulary(
-        states,  # (rows, depth, hidden)
+        states,  # (rows, depth, hidden), rows `row_stride` and layers `layer_stride` apart
         weight,  # (>= vocab, hidden), rows `weight_stride` apart
         bias,  # (>= vocab,) or None
         candidates,  # (rows, k)
@@ -235,6 +243,8 @@ if triton is not None:
         k,
         vocab,
         start,
+        row_stride,
+        layer_stride,
         weight_stride,
         soft_cap,
         logit_scale,
@@ -251,11 +261,11 @@ if triton is not None:
             return
         real = slot < used
         slot = tl.minimum(slot, used - 1)
-        row = tl.load(order + slot // depth)
-        pair = (row * depth + slot % depth).to(tl.int64)
+        row, layer = tl.load(order + slot // depth).to(tl.int64), (slot % depth).to(tl.int64)
+        pair = row * depth + layer
         factor = tl.load(scale + row) * logit_scale
         inner = tl.arange(0, BLOCK_H)
-        state = states + pair[:, None] * hidden + inner[None, :]
+        state = states + (row * row_stride + layer * layer_stride)[:, None] + inner[None, :]
         peak = tl.full((BLOCK_M,), _LOWEST, tl.float32)
         total = tl.zeros((BLOCK_M,), tl.float32)
         for tile in range(split, tl.cdiv(vocab, BLOCK_N), splits):

@@ -16,6 +16,7 @@ from led_rl.engines.cpu_draw import compiles, draw_on_cpu
 from led_rl.engines.decode_step import Draw, LatentModel, Read, Step
 from led_rl.engines.decoding_slots import DECODING, DecodingSlots, Needs, Working, decoding_of
 from led_rl.engines.decodings import DRAWS
+from led_rl.engines.device_draw import Workspace, draw_on_device, fuses, warm_up
 from led_rl.engines.engine_options import EngineOptions
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
@@ -102,6 +103,9 @@ class RequestDecoder:
         self._model_config = model_config
         self._markers: dict[tuple[Any, Any], ThinkMarkers | None] = {}
         self._baseline = [0.0] * self.slots.sums.shape[1]
+        # Both runners make the decoder before the engine's profiling pass, which so counts what this takes.
+        cuda = device.type == "cuda"
+        self._workspace = warm_up(self.slots, model_config.get_vocab_size(), self.final_entropy) if cuda else None
 
     def admit(self, slot: int, params: Any, token_ids: Sequence[int] | None) -> None:
         """Takes a request's SamplingParams; `token_ids` are its prompt and what it has generated so far."""
@@ -127,22 +131,31 @@ class RequestDecoder:
             slots: (rows,) slot of each row; the spare one for requests that decode as usual.
             temperature: (rows,) with which the logits were divided, anything for greedy rows (theirs were not).
         """
-        working = self.slots.at(slots, temperature)
-        needs = self.slots.needs()
+        needs, read_all = self.slots.needs(), not self.verified
         positions = model.led_states.positions[: len(slots)]
-        if logits.device.type == "cpu" and compiles(needs):
-            found = draw_on_cpu(working, model, logits, positions, needs, not self.verified, self.final_entropy)
-            draws: list[tuple[Tensor, Tensor | None, Draw]] = []
-            if found is not None:
-                draws.append((found[0], None, found[1]))
+        draws: list[tuple[Tensor, Tensor | None, Draw]] = []
+        if fuses(needs, logits):
+            self.slots.flush()
+            if self._workspace is None or not self._workspace.fits(logits):
+                self._workspace = Workspace.of(len(logits), logits.shape[1], logits.device)
+            active, draw, sums = draw_on_device(
+                self.slots, slots, temperature, model, logits, needs, read_all, self.final_entropy, self._workspace
+            )
+            draws.append((self._workspace.rows[: len(slots)], active, draw))
         else:
-            draws = self._draws(working, model, logits, positions, needs)
+            working = self.slots.at(slots, temperature)
+            if logits.device.type == "cpu" and compiles(needs):
+                found = draw_on_cpu(working, model, logits, positions, needs, read_all, self.final_entropy)
+                if found is not None:
+                    draws.append((found[0], None, found[1]))
+            else:
+                draws = self._draws(working, model, logits, positions, needs)
+            sums = torch.cat([working.known_column, working.sums], dim=1)
         for _, mask, draw in draws:
             if not self.verified and draw.read is not None:
                 self._verify(draw.read, mask)
         if self.trace is not None:
             self._trace(slots, positions, draws)
-        sums = torch.cat([working.known_column, working.sums], dim=1)
         self.step_sums = sums.to("cpu", non_blocking=True)  # request_statistics.py takes it with the step's tokens
         return merged([Drawn(rows, mask, draw.tokens, draw.candidates, draw.policy) for rows, mask, draw in draws])
 
@@ -230,7 +243,10 @@ class RequestDecoder:
 
     def _verify(self, read: Read, mask: Tensor | None) -> None:
         """Looks at the first latent tables: a broken engine must stop, not sample something else. Synchronises once."""
-        table = read.table if mask is None else read.table[mask]
+        table = read.table
+        for counts in (mask, read.mask):
+            if counts is not None:
+                table = table.where(counts[:, None, None], 0.0)  # knows nothing
         # Rows that know nothing, such as those of a token whose embedding is zero, rightly agree in every layer.
         informed = table[:, 0].amax(-1) > table[:, 0].amin(-1) + 1e-6
         if not bool(informed.any()):
