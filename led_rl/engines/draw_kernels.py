@@ -188,7 +188,7 @@ if triton is not None:
         peak = tl.max(peaks, 0)
         part = tl.exp(peaks - peak)
         sums = tl.load(totals + at, mask=tile < tiles, other=0.0).to(tl.float64)
-        total = tl.sum(part * sums, 0)
+        total = tl.sum(part * sums, 0).to(tl.float32).to(tl.float64)  # 1 - confidence is 0 where it is in led.py
         log_total = tl.log(total)
         if WANTS_ENTROPY:
             shifted = tl.load(weighted + at, mask=tile < tiles, other=0.0).to(tl.float64) + (peaks - peak) * sums
@@ -224,7 +224,7 @@ if triton is not None:
         weight = tl.where(coin, tl.where(explore, 1.0, 0.0).to(tl.float64), p_explore)
         tl.store(figure + _UNIFORM, tl.where(led & coin, rest, uniform))
         tl.store(figure + _WEIGHT, tl.where(led, weight, 0.0))
-        tl.store(wanted + row, is_active & led & (explore | (coin == 0) | (read_all != 0)))
+        tl.store(wanted + row, is_active & led & ((weight > 0) | (read_all != 0)))  # of weight 0, q does not count
 
         # What the latent layers are asked.
         is_greedy = tl.load(setting + _GREEDY) != 0
