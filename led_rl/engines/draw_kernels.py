@@ -161,14 +161,13 @@ if triton is not None:
         led = tl.load(setting + _DECODING) == _LED
         figure = figures + row * (_POSTERIOR + k)
 
-        # The phase: Working.follow. Rows of the spare slot all write the state that it has.
+        # The phase: Working.follow.
         token, position, known = tl.load(tokens_in + row), tl.load(positions + row), tl.load(setting + _KNOWN)
         phase = tl.load(state + slot)
         symbol = tl.zeros((), tl.int32)
         for letter in range(letters):
             symbol = tl.where(tl.load(alphabet + phase * letters + letter) == token, letter + 1, symbol)
         phase = tl.where(position >= known, tl.load(goto + phase * (letters + 1) + symbol), phase)
-        tl.store(state + slot, phase)
         is_active = tl.load(thinks + phase) & (position >= known - 1)
         tl.store(active + row, is_active)
 
@@ -225,6 +224,9 @@ if triton is not None:
         tl.store(figure + _UNIFORM, tl.where(led & coin, rest, uniform))
         tl.store(figure + _WEIGHT, tl.where(led, weight, 0.0))
         tl.store(wanted + row, is_active & led & ((weight > 0) | (read_all != 0)))  # of weight 0, q does not count
+
+        # Here every warp has read the state, long ago. Rows of the spare slot all write the one that it has.
+        tl.store(state + slot, phase)
 
         # What the latent layers are asked.
         is_greedy = tl.load(setting + _GREEDY) != 0
