@@ -84,6 +84,7 @@ def agree(
     rows=ROWS,
     steps=12,
     few=False,
+    half=False,
     read_all=False,
     device=CPU,
     **fixed,
@@ -94,6 +95,7 @@ def agree(
         ours, theirs: what to replace in request_decoder.py; more than one take turns.
         rows: of all requests, the first so many are in the batch.
         few: a grammar masks all but three tokens.
+        half: logits are bfloat16, and no two of a row are equal.
         fixed: of the requests' settings.
 
     Returns:
@@ -123,11 +125,11 @@ def agree(
             for each in decoders:
                 each.slots.release(0)
             admit(0)
-        logits = torch.randn(rows, vocab) * 3
+        logits = torch.randn(rows, vocab).argsort() / 4 if half else torch.randn(rows, vocab) * 3
         masked = vocab - 3 if few else vocab // 3
         logits[:, generator.sample(range(vocab), masked)] = float("-inf")  # a grammar's mask
         logits[::4] *= 30  # hardly a doubt
-        logits = logits.to(device)
+        logits = logits.to(device, torch.bfloat16 if half else torch.float32)
         model.led_states.tokens.copy_(torch.tensor([generator.choice([3, 4, 5, 9]) for _ in range(ROWS)]))
         model.led_states.positions.copy_(known - 1 + step)
         results = []

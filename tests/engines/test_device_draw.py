@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from draw_cases import ROWS, Model, agree, decoder, requests
+from draw_cases import HIDDEN, ROWS, Model, agree, decoder, requests
 from hopper import compile_for_hopper
 from subprocesses import run_command
 
@@ -30,6 +30,7 @@ CASES = {  # vocabulary, alike, final_entropy, and what else `agree` takes
     "twenty candidates": (50, True, False, {"led_k": 20, "led_decoding": "led"}),
     "more candidates than tokens": (11, False, False, {"led_k": 20}),
     "the final layer alone": (31, False, True, {"led_depth": 1}),
+    "logits in bfloat16": (31, False, True, {"half": True}),
     "every row read": (31, False, True, {"read_all": True}),
     "no led": (31, False, False, {"led_decoding": "top_k_control"}),
     "normed": (31, False, False, {"led_latent_norm": True, "led_decoding": "led"}),
@@ -94,6 +95,16 @@ def test_only_decodings_that_the_kernels_know_are_fused():
     assert not fuses(SimpleNamespace(decodings=COMPILED, k=MOST_CANDIDATES + 1), on_gpu)
     assert not fuses(SimpleNamespace(decodings=(*COMPILED, -1), k=8), on_gpu)
     assert not fuses(SimpleNamespace(decodings=COMPILED, k=8), torch.zeros(1))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0), (1,), (), [[0, 3], [1, 1], [6, 2], [5, 0], [3, 4]]], ids=str)
+def test_the_first_rows_are_read_as_if_they_were_listed(order):
+    states = Model(10).led_states
+    order = torch.tensor(order) if isinstance(order, list) else order
+    if order == ():
+        assert states.read(order, 5).shape == (5, 0, HIDDEN)
+    else:
+        assert torch.equal(states.read(order, 5), states.read(order, torch.arange(5)))
 
 
 @pytest.mark.gpu

@@ -182,6 +182,12 @@ def kernel_errors() -> dict[str, float]:
     strided = states.repeat(1, 1, 2)[:, :, : states.shape[-1]]
     ours = triton_latent_statistics(strided, head, candidates, scale)
     errors["states in a wider tensor"] = error(ours, torch_latent_statistics(states, head, candidates, scale))
+    by_layer = states.transpose(0, 1).contiguous().transpose(0, 1)
+    ours = triton_latent_statistics(by_layer, head, candidates, scale)
+    errors["states by layer"] = error(ours, torch_latent_statistics(states, head, candidates, scale))
+    whole = replace(head, whole=True)
+    ours = triton_latent_statistics(states, whole, candidates, scale)
+    errors["the whole head"] = error(ours, torch_latent_statistics(states, head, candidates, scale))
     return errors
 
 
@@ -195,7 +201,10 @@ def interpreted():
     return json.loads(output.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", [*CASES, "float16", *RANKS, "a rank without vocabulary", "states in a wider tensor"])
+OTHERS = ("float16", "a rank without vocabulary", "states in a wider tensor", "states by layer", "the whole head")
+
+
+@pytest.mark.parametrize("name", [*CASES, *RANKS, *OTHERS])
 def test_the_interpreted_kernel_is_the_torch_path(interpreted, name):
     assert interpreted[name] < 1e-5
 
