@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from led_rl.decoding import DECODINGS, DecodingParams
+from led_rl.engines import cpu_kernels
 from led_rl.engines.counter_rng import uniforms
 from led_rl.engines.cpu_draw import compiles, draw_on_cpu
 from led_rl.engines.decode_step import Draw, LatentModel, Read, Step
@@ -35,12 +36,11 @@ class Drawn:
 
     def write_policy(self, scores: Tensor) -> Tensor:
         """Writes log-policies over the rows concerned of (rows, vocab) log-probabilities, in place."""
-        log_policy = self.policy.log().to(scores.dtype)
-        if self.active is None and len(self.rows) == len(scores):
-            return scores.fill_(float("-inf")).scatter_(-1, self.candidates, log_policy)
         if self.active is None:
-            scores[self.rows] = float("-inf")
-            return scores.index_put_((self.rows[:, None], self.candidates), log_policy)
+            concerned = self.rows.numpy(), self.candidates.numpy(), self.policy.numpy()
+            cpu_kernels.write_policy(scores.numpy(), *concerned)
+            return scores
+        log_policy = self.policy.log().to(scores.dtype)
         kept = torch.where(self.active[:, None], log_policy, scores.gather(-1, self.candidates))
         return scores.masked_fill_(self.active[:, None], float("-inf")).scatter_(-1, self.candidates, kept)
 
