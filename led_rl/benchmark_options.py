@@ -11,7 +11,6 @@ from led_rl.benchmark_models import SHAPES
 
 PROGRAM = "led-rl benchmark"
 ARMS = ("top_k_control", "led_coin", "led_marginal", "led_reference")
-RANDOM_WEIGHTS_EXPLORE = 0.1  # of the rows, where nothing else is asked for
 DESCRIPTION = """\
 Measures what LED costs. Blocks of standard decoding alternate with blocks of
   top_k_control  standard decoding restricted to LED's k candidates
@@ -89,7 +88,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--with-plain", action="store_true", help="also standard requests on a second engine, built without LED")
     add("--temperature", type=_temperature, help="of every arm (1; searched for where --explored-fraction applies)")
     add("--explored-fraction", type=_fraction, metavar="F",
-        help="search for the temperature at which LED explores this fraction of the rows (0.1 with random weights "
+        help="search for the temperature at which LED explores this fraction of the rows (the shape's own "
         "unless --temperature is given)")  # fmt: skip
     add("--top-p", type=_fraction, default=1.0, help="of standard decoding (%(default)s: no truncation to pay for)")
     add("--top-k", type=_limit, default=0, help="of standard decoding; 0: no limit (%(default)s)")
@@ -119,7 +118,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     if options.explored_fraction is not None and options.temperature is not None:
         raise BenchmarkError("argument --explored-fraction: not together with --temperature, which it searches for")
     if options.explored_fraction is None and options.temperature is None and shape is not None:
-        given["explored_fraction"] = RANDOM_WEIGHTS_EXPLORE
+        given["explored_fraction"] = shape.explored
     if options.explored_fraction is not None and "led_coin" not in options.arms:
         raise BenchmarkError("argument --explored-fraction: is searched for with the arm led_coin; see --arms")
     if not options.arms and not options.with_plain:

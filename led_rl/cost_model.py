@@ -186,14 +186,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("file", nargs="?", type=Path, help="benchmark.json of led-rl benchmark, from this machine")
     add("--hardware", choices=tuple(HARDWARE), help="predict a grid from the datasheet instead")
     add("--shape", choices=tuple(SHAPES), default="qwen3-4b", help="of the grid (%(default)s)")
-    add("--explored", type=float, default=0.1, help="fraction of the rows that explore, of the grid (%(default)s)")
+    add("--explored", type=float, help="fraction of the rows that explore, of the grid (the shape's own)")
     options = parser.parse_args(arguments)
     if (options.file is None) == (options.hardware is None):
         parser.error("give a benchmark.json, or --hardware")
-    if not 0 <= options.explored <= 1:
-        parser.error(f"argument --explored: must lie between 0 and 1, got {options.explored:g}")
     if options.hardware:
-        print(grid(SHAPES[options.shape], options.explored, HARDWARE[options.hardware]))
+        shape = SHAPES[options.shape]
+        explored = shape.explored if options.explored is None else options.explored
+        if not 0 <= explored <= 1:
+            parser.error(f"argument --explored: must lie between 0 and 1, got {explored:g}")
+        print(grid(shape, explored, HARDWARE[options.hardware]))
         return 0
     try:
         report = json.loads(options.file.read_text())

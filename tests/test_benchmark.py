@@ -137,7 +137,8 @@ def test_the_qwen3_4b_shape_has_its_size(tmp_path):
 def test_defaults_follow_the_shape():
     quickstart, checkpoint = parse([]), parse(["--model", "some/model"])
     assert (quickstart.shape, quickstart.batches, quickstart.depth, quickstart.k) == ("quickstart", (64,), 4, 8)
-    assert quickstart.explored_fraction == pytest.approx(0.1)
+    assert quickstart.explored_fraction == pytest.approx(0.16)
+    assert parse(["--shape", "qwen3-4b"]).explored_fraction == pytest.approx(0.1)
     assert (checkpoint.shape, checkpoint.batches, checkpoint.depth) == (None, (64,), 8)
     assert checkpoint.explored_fraction is None
     assert parse(["--temperature", "0.6"]).explored_fraction is None
