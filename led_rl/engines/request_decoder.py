@@ -159,6 +159,16 @@ class RequestDecoder:
         self.step_sums = sums.to("cpu", non_blocking=True)  # request_statistics.py takes it with the step's tokens
         return merged([Drawn(rows, mask, draw.tokens, draw.candidates, draw.policy) for rows, mask, draw in draws])
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What lies on the device for as long as the decoder: tables of requests, and the workspace of a step."""
+        owners = {"slots": vars(self.slots), "workspace": vars(self._workspace) if self._workspace else {}}
+        return {
+            f"led_{owner}_{name}": value
+            for owner, values in owners.items()
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+
     def _draws(
         self, working: Working, model: LatentModel, logits: Tensor, positions: Tensor, needs: Needs
     ) -> list[tuple[Tensor, Tensor | None, Draw]]:

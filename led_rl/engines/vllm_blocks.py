@@ -73,10 +73,9 @@ class BlockEngine:
         """Memory that LED holds for the life of the engine."""
         if self._decoder is None:
             return {}
-        tables = [value for value in vars(self._decoder.slots).values() if isinstance(value, torch.Tensor)]
         return {
             "latent_states": self._model.led_states.bytes(),
-            "request_tables": sum(table.numel() * table.element_size() for table in tables),
+            "request_tables": sum(table.nbytes for table in self._decoder.tensors().values()),
         }
 
     def run(

@@ -81,7 +81,7 @@ class LatentStates:
         return torch.stack([states[layer] for layer in order], dim=1)
 
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.rows, self.tokens, self.positions, self.states))
+        return sum(tensor.nbytes for tensor in (self.rows, self.tokens, self.positions, self.states))
 
 
 def keep_every_row(hidden: Tensor, residual: Tensor | None, kept: Tensor) -> None:
@@ -170,6 +170,8 @@ class LatentStatesMixin:
             config.hidden_size,
             vllm_config.model_config.dtype,
         )
+        # A sleep of level 2 throws memory of the model away, but for buffers; graphs replayed would read these rows.
+        self.register_buffer("led_rows", self.led_states.rows, persistent=False)  # type: ignore[attr-defined]
         for index, number in enumerate(self.led_layers):
             try:
                 layer = self.model.layers[number]  # type: ignore[attr-defined]

@@ -26,6 +26,9 @@ class LEDModelState(DefaultModelState):
         super().__init__(*args, **kwargs)
         self.led_decoder = RequestDecoder(self.vllm_config, self.max_num_reqs, self.device)
         self.led_slot_of: dict[str, int] = {}
+        # vLLM makes this within the memory of the weights. A sleep of level 2 throws that away, but for the buffers.
+        for name, tensor in self.led_decoder.tensors().items():
+            self.model.register_buffer(name, tensor, persistent=False)
 
     def add_request(self, req_index: int, new_req_data: Any) -> None:
         super().add_request(req_index, new_req_data)

@@ -34,8 +34,9 @@ def test_tables_of_all_depths_agree_with_transformers(found, architecture):
 
 
 def test_a_model_that_hides_its_layers_is_refused_when_it_is_made(monkeypatch):
-    class Hidden:
+    class Hidden(torch.nn.Module):
         def __init__(self, *, vllm_config, prefix):
+            super().__init__()
             self.model = SimpleNamespace(layers=[torch.nn.Identity()] * 2)
 
     class LEDHidden(LatentStatesMixin, Hidden):

@@ -85,6 +85,10 @@ def test_chunked_prefill_preemption_and_edited_logits_agree_with_transformers(fa
     assert facts["pressed"]["phase changes"] > 4
 
 
+def test_a_deep_sleep_loses_nothing(facts):
+    assert facts["woken"]["log-probabilities"] > 40
+
+
 def test_requests_that_decode_as_usual_took_slots_that_led_had_left(facts):
     assert facts["slots that led left"] > 2  # and agreed with transformers, see above
 
