@@ -163,6 +163,16 @@ def draw_on_device(
     return active, Draw(tokens, candidates, policy, figures[:, WEIGHT], figures[:, POSTERIOR], read), row_sums
 
 
+def write_policy(scores: Tensor, active: Tensor, candidates: Tensor, policy: Tensor) -> Tensor:
+    """Writes the log-policies (rows, k) of rows that are active over (rows, vocab) log-probabilities, in place."""
+    (rows, vocab), k = scores.shape, candidates.shape[1]
+    each_tile = rows, triton.cdiv(vocab, TILE)
+    draw_kernels.write_policy[each_tile](
+        scores, active, candidates.contiguous(), policy.contiguous(), scores.stride(0), vocab, k
+    )
+    return scores
+
+
 def warm_up(slots: DecodingSlots, vocab: int, wants_entropy: bool) -> Workspace:
     """A workspace for every slot, and the kernels compiled for the usual k, with one row that decodes as usual."""
     device, latents = slots.device, len(slots.captured)

@@ -1,8 +1,9 @@
-"""LED's draw on a device, in three Triton kernels; between the last two, kernels.py reads the latent layers.
+"""LED's draw on a device, in Triton kernels; between the second and the third, kernels.py reads the latent layers.
 
     scan_tiles    over (row, tile of the vocabulary): one pass over the final layer's logits, for their normaliser
     draw_final    one program a row: thinking phase, uniform number, the k most probable tokens, the coin
     draw_latent   one program a row: aggregates, j*, q, the token, statistics
+    write_policy  over (row, tile): log-policies over the engine's log-probabilities, where these are asked for
 
 They do the arithmetic of led_rl/led.py, decoding_slots.py and counter_rng.py, to which tests compare them. Rows that
 decode as usual run along, and what is written of them is unspecified but in range.
@@ -332,3 +333,22 @@ if triton is not None:
         tl.store(sums + slot * statistics + column, so_far, mask=column < tl.where(is_active, statistics, 0))
         tl.store(row_sums + row * (statistics + 1) + 1 + column, so_far, mask=column < statistics)
         tl.store(row_sums + row * (statistics + 1), tl.load(setting + _KNOWN).to(tl.float64))
+
+    @triton.jit(do_not_specialize=["k"])
+    def write_policy(
+        scores,  # (rows, vocab) float32, rows `stride` apart; of rows that are active, log-policies are written
+        active,  # (rows,) bool
+        candidates,  # (rows, k)
+        policy,  # (rows, k) float64
+        stride,
+        vocab,
+        k,
+    ):
+        row = tl.program_id(0).to(tl.int64)
+        if tl.load(active + row):
+            column = tl.program_id(1) * _TILE + tl.arange(0, _TILE)
+            log_policy = tl.full((_TILE,), float("-inf"), tl.float32)
+            for j in range(k):
+                its = column == tl.load(candidates + row * k + j)
+                log_policy = tl.where(its, tl.log(tl.load(policy + row * k + j)).to(tl.float32), log_policy)
+            tl.store(scores + row * stride + column, log_policy, mask=column < vocab)

@@ -17,7 +17,7 @@ from led_rl.engines.cpu_draw import compiles, draw_on_cpu
 from led_rl.engines.decode_step import Draw, LatentModel, Read, Step
 from led_rl.engines.decoding_slots import DECODING, DecodingSlots, Needs, Working, decoding_of
 from led_rl.engines.decodings import DRAWS
-from led_rl.engines.device_draw import Workspace, draw_on_device, fuses, warm_up
+from led_rl.engines.device_draw import Workspace, draw_on_device, fuses, warm_up, write_policy
 from led_rl.engines.engine_options import EngineOptions
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
@@ -40,9 +40,7 @@ class Drawn:
             concerned = self.rows.numpy(), self.candidates.numpy(), self.policy.numpy()
             cpu_kernels.write_policy(scores.numpy(), *concerned)
             return scores
-        log_policy = self.policy.log().to(scores.dtype)
-        kept = torch.where(self.active[:, None], log_policy, scores.gather(-1, self.candidates))
-        return scores.masked_fill_(self.active[:, None], float("-inf")).scatter_(-1, self.candidates, kept)
+        return write_policy(scores, self.active, self.candidates, self.policy)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from subprocesses import run_command
 from led_rl.engines.cpu_draw import COMPILED
 from led_rl.engines.device_draw import MOST_CANDIDATES, fuses, warm_up
 from led_rl.engines.draw_kernels import TILE
+from led_rl.engines.request_decoder import Drawn
 
 FUSED = {"fuses": lambda needs, logits: True}
 IN_TORCH = {"fuses": lambda needs, logits: False, "compiles": lambda needs: False}
@@ -76,6 +77,25 @@ def check_spare_rows() -> dict[str, float]:
     totals = ours.totals()
     assert totals["rows"] == 1
     return {"drawn": rows, "read": totals["read"]}
+
+
+def check_scores() -> dict[str, float]:
+    rows, vocab, k = 6, 2 * TILE + 7, 3
+    candidates = torch.stack([torch.randperm(vocab)[:k] for _ in range(rows)])
+    candidates[0] = torch.tensor([vocab - 1, TILE, TILE - 1])
+    policy = torch.rand(rows, k, dtype=torch.float64)
+    policy[0, 1] = 0
+    active = torch.tensor([True, False, True, True, False, True])
+    drawn = Drawn(torch.arange(rows), active, candidates[:, 0], candidates, policy)
+    before = torch.randn(rows, vocab + 5)[:, :vocab]  # a view: rows are further apart than they are long
+    expected = torch.full((rows, vocab), float("-inf")).scatter_(1, candidates, policy.log().float())
+    expected[~active] = before[~active]
+    torch.testing.assert_close(drawn.write_policy(before), expected)
+    return {"drawn": rows, "read": 1}
+
+
+def test_log_policies_are_written_over_the_rows_concerned(interpreted):
+    assert "error" not in interpreted["scores"], interpreted["scores"]["error"]
 
 
 def test_rows_that_decode_as_usual_stay_in_range(interpreted):
@@ -140,7 +160,9 @@ def test_the_draw_does_not_wait_for_the_gpu(monkeypatch):
 POINTERS = {
     **dict.fromkeys(("best", "slots", "settings", "state", "alphabet", "goto", "tokens_in", "positions"), "*i64"),
     **dict.fromkeys(("candidates", "order", "tokens", "depths"), "*i64"),
-    **dict.fromkeys(("totals", "weighted", "temperature", "scale", "log_normaliser", "latent_logits"), "*fp32"),
+    **dict.fromkeys(
+        ("totals", "weighted", "temperature", "scale", "log_normaliser", "latent_logits", "scores"), "*fp32"
+    ),
     **dict.fromkeys(("figures", "sums", "policy", "table", "row_sums"), "*fp64"),
     **dict.fromkeys(("thinks", "active", "wanted", "normed"), "*i1"),
     "allowed": "*i32",
@@ -150,7 +172,7 @@ INTEGERS = ("stride", "vocab", "columns", "statistics", "letters", "k", "latents
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("complete", [False, True], ids=["usual", "everything"])
-@pytest.mark.parametrize("name", ["scan_tiles", "draw_final", "draw_latent"])
+@pytest.mark.parametrize("name", ["scan_tiles", "draw_final", "draw_latent", "write_policy"])
 def test_the_kernels_compile_for_hopper(name, complete, dtype):
     pytest.importorskip("triton")
     from led_rl.engines import draw_kernels
@@ -179,7 +201,7 @@ def main() -> None:
     import traceback
 
     results: dict[str, object] = {}
-    checks = {name: partial(check, name) for name in CASES} | {"spare rows": check_spare_rows}
+    checks = {name: partial(check, name) for name in CASES} | {"spare rows": check_spare_rows, "scores": check_scores}
     for name, run in checks.items():
         start = time.monotonic()
         try:
