@@ -18,6 +18,7 @@ from vllm.utils.torch_utils import direct_register_custom_op
 
 from led_rl.engines.engine_options import EngineOptions
 from led_rl.engines.kernels import Head, LatentStatistics, latent_statistics, merge_ranks
+from led_rl.engines.state_kernels import keep_every_row, keep_rows, take_tokens
 
 CONFIG_KEY = "led_rl"
 CANDIDATES = 8  # the usual k, for warming up
@@ -82,23 +83,6 @@ class LatentStates:
 
     def bytes(self) -> int:
         return sum(tensor.nbytes for tensor in (self.rows, self.tokens, self.positions, self.states))
-
-
-def keep_every_row(hidden: Tensor, residual: Tensor | None, kept: Tensor) -> None:
-    """`keep_rows` of a step that samples every token."""
-    if residual is None:
-        kept[: hidden.shape[0]] = hidden
-    else:
-        torch.add(hidden, residual, out=kept[: hidden.shape[0]])
-
-
-def keep_rows(hidden: Tensor, residual: Tensor | None, rows: Tensor, kept: Tensor) -> None:
-    """Writes `hidden + residual`, (tokens, hidden), at the indices `rows` into `kept` (max_rows, hidden)."""
-    count = min(hidden.shape[0], rows.shape[0])
-    rows, kept = rows[:count], kept[:count]
-    torch.index_select(hidden, 0, rows, out=kept)
-    if residual is not None:
-        kept += residual.index_select(0, rows)
 
 
 direct_register_custom_op("led_rl_keep_rows", keep_rows, mutates_args=["kept"], fake_impl=lambda *_: None)
@@ -189,10 +173,7 @@ class LatentStatesMixin:
     def forward(self, input_ids, positions, intermediate_tensors=None, inputs_embeds=None, **kwargs):
         if self.led_depth and input_ids is not None and not self.led_states.idle:
             kept = self.led_states
-            count = min(input_ids.shape[0], kept.rows.shape[0])
-            rows = kept.rows[:count]
-            kept.tokens[:count] = input_ids.index_select(0, rows)
-            kept.positions[:count] = positions.index_select(0, rows)
+            take_tokens(input_ids, positions, kept.rows, kept.tokens, kept.positions)
         return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)  # type: ignore[misc]
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
