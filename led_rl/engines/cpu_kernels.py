@@ -49,9 +49,12 @@ ffi.lib.__class__ = _Library
 
 @njit(cache=True)
 def follow(settings, state, tokens, positions, alphabet, goto, thinks, rows, uniform):
-    """Phases (Working.follow): writes the rows that decode as asked and their uniform numbers; returns their number."""
+    """Phases (Working.follow): writes the rows that decode as asked and their uniform numbers; returns their number.
+
+    tokens, positions (>= rows,) fed in at each row.
+    """
     count = 0
-    for row in range(len(tokens)):
+    for row in range(len(rows)):
         known = settings[row, KNOWN]
         if positions[row] >= known:
             symbol = 0
@@ -101,17 +104,33 @@ def top_k(logits, log_p, rows, values, candidates, log_p_top):
 
 
 @njit(cache=True)
-def draw_final(
-    rows, values, log_p_top, entropy_final, settings, read_all, uniform, tokens, candidates, posterior, allowed, policy,
-    explored, wanted, sums
+def draw_small_final(
+    followed, logits, log_p, entropy_final, read_all, rows, uniform, values, log_p_top, tokens, candidates, posterior,
+    allowed, policy, explored, wanted, sums
 ):  # fmt: skip
-    """The final layer's part of `rows` (n,), and the whole draw of those that read no latent layer.
+    """`follow`, of which `followed` are the first arguments, `top_k` and `draw_final`: rows drawn, and rows wanted."""
+    settings, state, tokens_in, positions, alphabet, goto, thinks = followed
+    n = follow(settings, state, tokens_in, positions, alphabet, goto, thinks, rows, uniform)
+    top_k(logits, log_p, rows[:n], values, candidates, log_p_top)
+    m = draw_final(
+        settings, entropy_final, read_all, n, rows, uniform, values, log_p_top, tokens, candidates, posterior, allowed,
+        policy, explored, wanted, sums
+    )  # fmt: skip
+    return n, m
 
-    values (n, k) largest logits, log_p_top (n,) log-probability of the first, entropy_final (n,) or empty. Writes
-    posterior, policy (n, k) float64, allowed (n, k), explored (n,) and tokens; fills `wanted` with the indices into
-    `rows` that are left to draw_latent, whose policy is b so far, and returns their number.
+
+@njit(cache=True)
+def draw_final(
+    settings, entropy_final, read_all, n, rows, uniform, values, log_p_top, tokens, candidates, posterior, allowed,
+    policy, explored, wanted, sums
+):  # fmt: skip
+    """The final layer's part of the first n of `rows`, and the whole draw of those that read no latent layer.
+
+    values (>= n, k) largest logits, log_p_top log-probability of the first, entropy_final (all rows,) or empty. Writes
+    posterior, policy (>= n, k) float64, allowed, explored and tokens; fills `wanted` with the indices into `rows` that
+    are left to draw_latent, whose policy is b so far, and returns their number.
     """
-    n, k = values.shape
+    k = values.shape[1]
     count = 0
     for i in range(n):
         row = rows[i]
@@ -139,7 +158,7 @@ def draw_final(
         sums[row, CONFIDENCE] += confidence
         sums[row, EXPLORED] += explored[i]
         if len(entropy_final):
-            sums[row, ENTROPY_FINAL] += entropy_final[i]
+            sums[row, ENTROPY_FINAL] += entropy_final[row]
         if reads:
             wanted[count] = i
             count += 1

@@ -62,6 +62,7 @@ class DecodingSlots:
         self.state = torch.zeros(count + 1, dtype=torch.int64, device=device)
         self.sums = torch.zeros(count + 1, statistics, dtype=torch.float64, device=device)
         self.retired = torch.zeros(statistics, dtype=torch.float64, device=device)  # of slots that were taken anew
+        self.generation = 0  # grows when requests join or leave
         self.slots: dict[int, Slot] = {}
         self.staged: dict[int, tuple[list[int], int]] = {}
         self._needs: Needs | None = None
@@ -115,6 +116,7 @@ class DecodingSlots:
         slots = self.to_device(list(self.staged))
         rows = self.to_device([[state, *row] for row, state in self.staged.values()])
         self.state[slots], self.settings[slots] = rows[:, 0], rows[:, 1:]
+        self.generation += 1
         self.retired += self.sums[slots].sum(0)
         self.sums[slots] = 0.0
         self.staged.clear()

@@ -13,7 +13,7 @@ from torch import Tensor
 from led_rl.decoding import DECODINGS, DecodingParams
 from led_rl.engines import cpu_kernels
 from led_rl.engines.counter_rng import uniforms
-from led_rl.engines.cpu_draw import compiles, draw_on_cpu
+from led_rl.engines.cpu_draw import CPUDraw, compiles
 from led_rl.engines.decode_step import Draw, LatentModel, Read, Step
 from led_rl.engines.decoding_slots import DECODING, DecodingSlots, Needs, Working, decoding_of
 from led_rl.engines.decodings import DRAWS
@@ -67,7 +67,7 @@ class TracedDraw:
 
     @classmethod
     def of(cls, draw: Draw) -> "TracedDraw":
-        traced = cls(draw.candidates, draw.policy, draw.explored, draw.confidence)
+        traced = cls(*(t.clone() for t in (draw.candidates, draw.policy, draw.explored, draw.confidence)))
         if (read := draw.read) is not None:
             n = len(draw.tokens)
             rows = torch.arange(n, device=draw.tokens.device) if read.rows is None else read.rows
@@ -101,6 +101,7 @@ class RequestDecoder:
         self._model_config = model_config
         self._markers: dict[tuple[Any, Any], ThinkMarkers | None] = {}
         self._baseline = [0.0] * self.slots.sums.shape[1]
+        self._cpu_draw = CPUDraw()
         # Both runners make the decoder before the engine's profiling pass, which so counts what this takes.
         cuda = device.type == "cuda"
         self._workspace = warm_up(self.slots, model_config.get_vocab_size(), self.final_entropy) if cuda else None
@@ -143,7 +144,8 @@ class RequestDecoder:
         else:
             working = self.slots.at(slots, temperature)
             if logits.device.type == "cpu" and compiles(needs):
-                found = draw_on_cpu(working, model, logits, positions, needs, read_all, self.final_entropy)
+                wants_read = read_all or self.trace is not None
+                found = self._cpu_draw(working, model, logits, needs, read_all, self.final_entropy, wants_read)
                 if found is not None:
                     draws.append((found[0], None, found[1]))
             else:

@@ -8,6 +8,8 @@ vLLM passes unread from there to `RequestOutput` and to the JSON of a completion
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from vllm.v1.outputs import AsyncModelRunnerOutput
 from led_rl.engines.request_decoder import RequestDecoder, named_statistics
 
 KEY = "led"  # of kv_transfer_params
+REQUEST_ID = attrgetter("request_id")
 
 
 def request_statistics(sums: Sequence[float]) -> dict[str, Any]:
@@ -75,8 +78,8 @@ def sample_tokens_and_sums(original: Callable[..., Any]) -> Callable[..., Any]:
             return output
         sums, decoder.step_sums = decoder.step_sums, None
         if isinstance(output, AsyncModelRunnerOutput):
-            return OutputWithSums(output, sums)
-        output.led_sums = sums.numpy()
+            return OutputWithSums(output, decoder.slots.generation, sums)
+        output.led_sums = decoder.slots.generation, sums.numpy()
         return output
 
     sample_tokens.led_rl = True  # type: ignore[attr-defined]
@@ -86,13 +89,13 @@ def sample_tokens_and_sums(original: Callable[..., Any]) -> Callable[..., Any]:
 class OutputWithSums(AsyncModelRunnerOutput):
     """A step's output that is still on its way from the device."""
 
-    def __init__(self, output: AsyncModelRunnerOutput, sums: Tensor):
+    def __init__(self, output: AsyncModelRunnerOutput, generation: int, sums: Tensor):
         self.output = output
-        self.sums = sums
+        self.generation, self.sums = generation, sums
 
     def get_output(self) -> Any:
         output: Any = self.output.get_output()  # waits
-        output.led_sums = self.sums.numpy()
+        output.led_sums = self.generation, self.sums.numpy()
         return output
 
 
@@ -100,20 +103,15 @@ class Batch:
     """A batch, for as long as the same requests go on, and the sums after its last accepted step.
 
     Attributes:
+        generation: of the worker's slots (DecodingSlots): another one if a request was admitted, perhaps anew, or left.
         row_of: rows of the batch, by request.
         step: (rows, 1 + statistics) of each request: tokens that the worker knew when it admitted the request (more at
             the next admission; 0 for requests that decode as usual), then its sums since.
         streams: whether a request of ours has stop strings.
     """
 
-    def __init__(self, row_of: dict[str, int], step: np.ndarray, streams: bool):
-        self.row_of, self.step, self.streams = dict(row_of), step, streams
-
-    def goes_on(self, row_of: dict[str, int], step: np.ndarray) -> bool:
-        """Whether a step is of the same requests, none of them admitted anew: sums only grow within an admission."""
-        before = self.step
-        same = row_of == self.row_of and (step[:, 0] == before[:, 0]).all() and (step[:, 1] >= before[:, 1]).all()
-        return bool(same)
+    def __init__(self, generation: int, row_of: dict[str, int], step: np.ndarray, streams: bool):
+        self.generation, self.row_of, self.step, self.streams = generation, dict(row_of), step, streams
 
 
 @dataclass
@@ -144,24 +142,25 @@ def hand_sums_on(original: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
-        step = getattr(model_runner_output, "led_sums", None)  # (rows, 1 + statistics)
-        if step is None:
+        told = getattr(model_runner_output, "led_sums", None)
+        if told is None:
             return original(self, scheduler_output, model_runner_output)
+        generation, step = told  # step: (rows, 1 + statistics)
         row_of = model_runner_output.req_id_to_index
         batch, requests = vars(self).get("led_batch", (None, {}))
-        goes_on = batch is not None and batch.goes_on(row_of, step)
+        goes_on = batch is not None and generation == batch.generation and row_of == batch.row_of
         if not goes_on:  # before some of them end
             known, everyone = step[:, 0].tolist(), self.requests
             requests = {name: everyone[name] for name, row in row_of.items() if known[row] and name in everyone}
-            batch = Batch(row_of, step, any(request.sampling_params.stop for request in requests.values()))
+            batch = Batch(generation, row_of, step, any(request.sampling_params.stop for request in requests.values()))
         outputs = original(self, scheduler_output, model_runner_output)
-        given = [output for client in outputs.values() for output in client.outputs]
-        complete = row_of.keys() == {output.request_id for output in given}
+        given = list(chain.from_iterable(client.outputs for client in outputs.values()))
+        complete = row_of.keys() == set(map(REQUEST_ID, given))
         if goes_on and complete:
             batch.step = step
         else:
             if goes_on:  # requests without an output keep the sums of the batch before
-                batch = Batch(row_of, step, batch.streams)
+                batch = Batch(generation, row_of, step, batch.streams)
             for output in given:
                 if (request := requests.get(output.request_id)) is not None:
                     row = row_of[output.request_id]
@@ -170,9 +169,7 @@ def hand_sums_on(original: Callable[..., Any]) -> Callable[..., Any]:
                     else:
                         followed.follow(batch, row)
             self.led_batch = (batch, requests) if complete else (None, {})
-        for output in given:
-            if output.finish_reason is None and not batch.streams:
-                continue
+        for output in given if batch.streams else [output for output in given if output.finish_reason is not None]:
             request = requests.get(output.request_id)
             if request is not None and (output.finish_reason is not None or request.sampling_params.stop):
                 sums = request.led_followed.sums().tolist()

@@ -13,11 +13,11 @@ BLOCK = 1024  # columns of a state that one program copies
 
 
 def keep_every_row(hidden: Tensor, residual: Tensor | None, kept: Tensor) -> None:
-    """`keep_rows` of a step that samples every token."""
+    """`keep_rows` of a step that samples every token, into `kept` (tokens, hidden)."""
     if residual is None:
-        kept[: hidden.shape[0]] = hidden
+        kept.copy_(hidden)
     else:
-        torch.add(hidden, residual, out=kept[: hidden.shape[0]])
+        torch.add(hidden, residual, out=kept)
 
 
 def keep_rows(hidden: Tensor, residual: Tensor | None, rows: Tensor, kept: Tensor) -> None:

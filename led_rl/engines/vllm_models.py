@@ -50,14 +50,31 @@ class LatentStates:
         self.positions = torch.zeros(max_rows, dtype=torch.int64)
         self.states = torch.zeros(layers, max_rows, hidden, dtype=dtype)
         self.count = 0
+        self.views: list[Tensor] = []  # the step's rows of `tokens`, `positions` and each layer's states
         self.idle = False  # no request of this step is ours: layers that run as Python keep nothing
 
     def begin(self, rows: Tensor) -> None:
         """Says which tokens of the coming step are sampled, (rows,) ascending; before the model's forward."""
         fits = rows.shape[0] <= self.rows.shape[0]  # not always with draft tokens, where LED is refused
-        self.count = rows.shape[0] if fits else 0
-        self.rows.zero_()  # a padded CUDA graph reads on beyond the step's rows
-        self.rows[: self.count].copy_(rows[: self.count])
+        count = rows.shape[0] if fits else 0
+        if count < self.count:
+            self.rows[count:].zero_()  # a padded CUDA graph reads on beyond the step's rows
+        if count != self.count:
+            self.count = count
+            self.views = [buffer[:count] for buffer in (self.tokens, self.positions, *self.states)]
+        self.rows[:count].copy_(rows[:count])
+
+    def take(self, token_ids: Tensor, positions: Tensor) -> None:
+        """Keeps the ids and positions of the step's tokens, (tokens,), at its rows."""
+        if self.samples_all(token_ids):
+            self.views[0].copy_(token_ids)
+            self.views[1].copy_(positions)
+        else:
+            take_tokens(token_ids, positions, self.rows, self.tokens, self.positions)
+
+    def samples_all(self, inputs: Tensor) -> bool:
+        """Whether every token of the step is sampled; no device asks: a graph that is replayed knows no `if`."""
+        return inputs.shape[0] == self.count and not inputs.is_cuda
 
     def read(self, order: Tensor | tuple[int, ...], rows: Tensor | int) -> Tensor:
         """(n, depth, hidden) states of `rows` (n,), from their own layers (n, depth) or from those of every row.
@@ -98,8 +115,8 @@ def keeping(layer_class: Any) -> type:
             torch.ops.vllm.led_rl_keep_rows(hidden_states, residual, self.led_rows, self.led_kept)
         elif self.led_states.idle:
             pass
-        elif hidden_states.shape[0] == self.led_states.count and not hidden_states.is_cuda:  # a graph replays no `if`
-            keep_every_row(hidden_states, residual, self.led_kept)
+        elif self.led_states.samples_all(hidden_states):
+            keep_every_row(hidden_states, residual, self.led_states.views[self.led_view])
         else:
             keep_rows(hidden_states, residual, self.led_rows, self.led_kept)
         return layer_class.forward(self, positions, hidden_states, residual, *args, **kwargs)
@@ -164,7 +181,7 @@ class LatentStatesMixin:
                 raise RuntimeError(
                     f"{type(self).__name__} does not give LED the residual stream that enters layer {number}: {error}"
                 ) from error
-            layer.led_states = self.led_states
+            layer.led_states, layer.led_view = self.led_states, 2 + index
             layer.led_rows, layer.led_kept = self.led_states.rows, self.led_states.states[index]
         # vLLM's compile-cache hash does not see what our layers add: without this, LED and plain runs share cached
         # graphs, and one that keeps no states can be loaded in silence.
@@ -173,7 +190,7 @@ class LatentStatesMixin:
     def forward(self, input_ids, positions, intermediate_tensors=None, inputs_embeds=None, **kwargs):
         if self.led_depth and input_ids is not None and not self.led_states.idle:
             kept = self.led_states
-            take_tokens(input_ids, positions, kept.rows, kept.tokens, kept.positions)
+            kept.take(input_ids, positions)
         return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)  # type: ignore[misc]
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:

@@ -120,25 +120,12 @@ def test_sums_go_on_when_a_request_is_admitted_anew():
     seen = []
     for known, rows in steps:
         step = torch.tensor([[0.0, 0.0], [float(known), float(rows)]]).numpy()  # its row is the second
-        batch = Batch({"other": 0, "ours": 1}, step, streams=False)
+        batch = Batch(0, {"other": 0, "ours": 1}, step, streams=False)
         if followed is None:
             followed = Followed(batch, 1)
         followed.follow(batch, 1)
         seen.append(float(followed.sums()[0]))
     assert seen == [1, 2, 3, 3, 3, 3, 4, 4, 6, 7]
-
-
-def test_a_batch_goes_on_while_the_same_requests_add_to_their_sums():
-    def step(*rows):
-        return torch.tensor(rows, dtype=torch.float64).numpy()
-
-    batch = Batch({"a": 0, "b": 1}, step((10, 3, 0), (0, 0, 0)), streams=False)
-    assert batch.goes_on({"a": 0, "b": 1}, step((10, 4, 1), (0, 0, 0)))
-    assert batch.goes_on({"a": 0, "b": 1}, step((10, 3, 0), (0, 0, 0)))
-    assert not batch.goes_on({"a": 0, "b": 1}, step((12, 3, 0), (0, 0, 0)))
-    assert not batch.goes_on({"a": 0, "b": 1}, step((10, 2, 0), (0, 0, 0)))
-    assert not batch.goes_on({"b": 0, "a": 1}, step((10, 3, 0), (0, 0, 0)))
-    assert not batch.goes_on({"a": 0}, step((10, 3, 0)))
 
 
 def test_preempted_requests_count_every_token_once(tiny_model):

@@ -14,6 +14,10 @@ from led_rl.engines.state_kernels import BLOCK, keep_every_row, keep_rows, take_
 WIDTHS = (7, BLOCK, 2 * BLOCK + 96)
 
 
+def relative(kept: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(((kept - expected).double().abs() / expected.double().abs().clamp_min(1e-30)).max())
+
+
 def differences(device: str) -> dict[str, float]:
     """Largest difference of the kernels to torch, relative, by case."""
     found = {}
@@ -28,7 +32,7 @@ def differences(device: str) -> dict[str, float]:
                 state_kernels._keep_rows_on_device(hidden, other, rows.to(device), kept, 5)
                 expected = torch.full_like(kept, 7.0)
                 expected[:5] = whole[rows[:5].to(device)]
-                found[f"{width} {dtype} {other is not None}"] = float(((kept - expected) / expected).abs().max())
+                found[f"{width} {dtype} {other is not None}"] = relative(kept, expected)
     ids, positions = torch.randint(0, 1000, (2, 10))
     for dtype in (torch.int32, torch.int64):
         outputs = torch.full((2, 8), 7, device=device)
@@ -47,7 +51,7 @@ def test_the_interpreted_kernels_are_torch_s():
     assert len(found) == 4 * len(WIDTHS) + 2
     sums = {f"{width} {torch.bfloat16} True" for width in WIDTHS}  # the interpreter rounds them towards zero
     assert not any(found[name] for name in set(found) - sums), found
-    assert all(found[name] < 2**-6 for name in sums), found
+    assert all(found[name] <= 2**-7 for name in sums), found
 
 
 @pytest.mark.gpu
@@ -61,7 +65,7 @@ def test_torch_keeps_the_rows_that_are_named():
     rows = torch.tensor([5, 1, 0, 0])
     keep_rows(hidden, residual, rows, kept)
     assert torch.equal(kept[:4], (hidden + residual)[rows])
-    keep_every_row(hidden, None, every)
+    keep_every_row(hidden, None, every[:6])
     assert torch.equal(every[:6], hidden)
     tokens, positions = torch.zeros(2, 8, dtype=torch.int64)
     take_tokens(torch.arange(10, 16, dtype=torch.int32), torch.arange(6), rows, tokens, positions)
