@@ -1,11 +1,13 @@
 """What `led-rl benchmark` measures: blocks, ratios of neighbouring blocks, their summary and its table.
 
 A machine's speed drifts by more than LED costs. So blocks of the other arms alternate with blocks of standard decoding,
-and each is compared with the mean of the standard block before it and the one after it: a linear drift cancels. The
-spread is that of the ratios over rounds. Standard blocks are put through the same comparison, with the standard blocks
+and each is compared with the geometric mean of the standard block before it and the one after it: a steady drift
+cancels. The spread is that of the ratios over rounds; their mean is geometric, too, so that noise does not favour the
+numerator. Standard blocks are put through the same comparison, with the standard blocks
 before and after them: their ratio is 1 but for noise, and its spread says what the machine can resolve.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -55,7 +57,7 @@ class Ratios:
 
     median: float
     quartiles: tuple[float, float]
-    mean: float
+    mean: float  # geometric
     interval: tuple[float, float] | None  # 95 %, of the mean; None for a single ratio
     n: int
 
@@ -94,7 +96,7 @@ def neighbour_ratios(blocks: Sequence[Block], arm: str) -> list[float]:
             before = [other for other in ordered[:index] if other.arm == STANDARD]
             after = [other for other in ordered[index + 1 :] if other.arm == STANDARD]
             if block.arm == arm and before and after:
-                ratios.append((before[-1].ms_per_step + after[0].ms_per_step) / 2 / block.ms_per_step)
+                ratios.append(math.sqrt(before[-1].ms_per_step * after[0].ms_per_step) / block.ms_per_step)
     return ratios
 
 
@@ -102,9 +104,9 @@ def spread(ratios: Sequence[float]) -> Ratios | None:
     if not ratios:
         return None
     low, middle, high = (float(value) for value in np.quantile(ratios, (0.25, 0.5, 0.75)))
-    mean = mean_interval(ratios)
-    interval = (mean.low, mean.high) if len(ratios) > 1 else None
-    return Ratios(middle, (low, high), mean.value, interval, len(ratios))
+    mean = mean_interval(np.log(ratios))
+    interval = (math.exp(mean.low), math.exp(mean.high)) if len(ratios) > 1 else None
+    return Ratios(middle, (low, high), math.exp(mean.value), interval, len(ratios))
 
 
 def summarise(blocks: Sequence[Block]) -> list[Summary]:

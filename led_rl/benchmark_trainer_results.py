@@ -1,13 +1,13 @@
 """What `led-rl benchmark-trainer` measures: blocks of steps, ratios to TRL's in the same round, table and figure.
 
 A round gives every arm the same work: the same training steps, on the same prompts, from the same random numbers. Two
-trainers of TRL take part in it, built alike. A block of ours is compared with the mean of theirs, and theirs with each
-other: that ratio is 1 but for noise, and its spread says what the machine can resolve.
+trainers of TRL take part in it, built alike. A block of ours is compared with the geometric mean of theirs, and theirs
+with each other: that ratio is 1 but for noise, and its spread says what the machine can resolve.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, median
+from statistics import fmean, geometric_mean, median
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def order_of_round(ours: Sequence[str], number: int) -> list[str]:
 
 
 def round_ratios(steps: Sequence[Step], arm: str, per_token: bool = False) -> list[float]:
-    """One ratio for each complete round: the arm's time over the mean of TRL's two; of `trl`, over that of its twin."""
+    """One ratio for each complete round: its time over TRL's (geometric mean of two); of `trl`, over its twin's."""
     ratios = []
     for number in sorted({step.round for step in steps if step.round >= 0}):
         times: dict[str, float] = {}
@@ -74,7 +74,9 @@ def round_ratios(steps: Sequence[Step], arm: str, per_token: bool = False) -> li
             if tokens:
                 times[name] = sum(step.seconds for step in block) / tokens
         if len(times) == len({arm, *BASELINES}):
-            ratios.append(times[arm] / (times[AGAIN] if arm == TRL else fmean(times[name] for name in BASELINES)))
+            ratios.append(
+                times[arm] / (times[AGAIN] if arm == TRL else geometric_mean(times[name] for name in BASELINES))
+            )
     return ratios
 
 

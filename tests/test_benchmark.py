@@ -1,6 +1,7 @@
 """`led-rl benchmark`: ratios against hand computation, options, built-in shapes, and a real run."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -44,30 +45,31 @@ def test_throughput_is_of_the_decode_steps():
 
 def test_a_ratio_compares_a_block_with_its_standard_neighbours():
     blocks = [*one_round(0, 10.0, 12.5, 10.0), *one_round(1, 20.0, 30.0, 40.0)]
-    assert neighbour_ratios(blocks, "led_coin") == pytest.approx([10 / 12.5, 30 / 30])
+    assert neighbour_ratios(blocks, "led_coin") == pytest.approx([10 / 12.5, math.sqrt(20 * 40) / 30])
 
 
-def test_a_linear_drift_cancels():
-    drifting = [10.0 * (1 + 0.1 * i) * (1.25 if i % 2 else 1.0) for i in range(9)]  # LED takes 1.25 times as long
+def test_a_steady_drift_cancels():
+    drifting = [10.0 * 1.1**i * (1.25 if i % 2 else 1.0) for i in range(9)]  # LED takes 1.25 times as long
     assert neighbour_ratios(one_round(0, *drifting), "led_coin") == pytest.approx([0.8] * 4)
 
 
 def test_blocks_are_compared_within_their_round():
     blocks = [*one_round(0, 10.0, 20.0), *one_round(1, 10.0, 20.0)]  # never a standard block after
     assert neighbour_ratios(blocks, "led_coin") == []
-    assert neighbour_ratios(list(reversed(one_round(0, 10.0, 20.0, 30.0))), "led_coin") == pytest.approx([1.0])
+    backwards = list(reversed(one_round(0, 10.0, 20.0, 30.0)))
+    assert neighbour_ratios(backwards, "led_coin") == pytest.approx([math.sqrt(300) / 20])
 
 
 def test_standard_is_compared_with_itself_to_show_the_noise():
-    blocks = one_round(0, 10.0, 99.0, 25.0, 99.0, 30.0)
+    blocks = one_round(0, 10.0, 99.0, 25.0, 99.0, 40.0)
     assert neighbour_ratios(blocks, STANDARD) == pytest.approx([20 / 25])
 
 
-def test_the_spread_is_median_quartiles_and_an_interval_of_the_mean():
+def test_the_spread_is_median_quartiles_and_an_interval_of_the_geometric_mean():
     found = spread([1.0, 0.8, 0.9, 0.7, 1.1])
     assert (found.median, *found.quartiles, found.n) == pytest.approx((0.9, 0.8, 1.0, 5))
-    assert found.mean == pytest.approx(0.9)
-    assert found.interval[0] < 0.9 < found.interval[1]
+    assert found.mean == pytest.approx((1.0 * 0.8 * 0.9 * 0.7 * 1.1) ** (1 / 5))
+    assert found.interval[0] < found.mean < found.interval[1]
     assert spread([0.5]).interval is None
     assert spread([]) is None
 

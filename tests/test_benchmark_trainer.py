@@ -31,7 +31,7 @@ def step(arm, number, seconds, tokens=100, warm_up=False):
 def test_a_ratio_compares_a_step_with_the_mean_of_trl_s_two_in_its_round():
     steps = [step(TRL, 0, 1.0), step(STANDARD, 0, 1.5), step(AGAIN, 0, 3.0)]
     steps += [step(TRL, 1, 2.0), step(STANDARD, 1, 2.0)]  # not complete
-    assert round_ratios(steps, STANDARD) == pytest.approx([0.75])
+    assert round_ratios(steps, STANDARD) == pytest.approx([3**0.5 / 2])
     assert round_ratios(steps, TRL) == pytest.approx([1 / 3])
 
 
