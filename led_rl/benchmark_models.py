@@ -25,7 +25,7 @@ SHAPES = {
     "quickstart": Shape(
         "the quickstart's toy model",
         4,
-        64,
+        128,
         0.16,
         {
             "vocab_size": 119,

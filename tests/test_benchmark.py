@@ -138,7 +138,7 @@ def test_the_qwen3_4b_shape_has_its_size(tmp_path):
 
 def test_defaults_follow_the_shape():
     quickstart, checkpoint = parse([]), parse(["--model", "some/model"])
-    assert (quickstart.shape, quickstart.batches, quickstart.depth, quickstart.k) == ("quickstart", (64,), 4, 8)
+    assert (quickstart.shape, quickstart.batches, quickstart.depth, quickstart.k) == ("quickstart", (128,), 4, 8)
     assert quickstart.explored_fraction == pytest.approx(0.16)
     assert parse(["--shape", "qwen3-4b"]).explored_fraction == pytest.approx(0.1)
     assert (checkpoint.shape, checkpoint.batches, checkpoint.depth) == (None, (64,), 8)
