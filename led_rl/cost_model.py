@@ -24,9 +24,9 @@ import torch
 from led_rl.benchmark_models import SHAPES
 from led_rl.benchmark_models import Shape as BenchmarkShape
 
-# Operators, compiled loops or launches of one step, counted in the code: (states, phases, the final layer, statistics;
-# latent layers). CPU: engines/cpu_draw.py, cuda: engines/device_draw.py.
-OPERATORS = {"cpu": (40, 10), "cuda": (25, 5)}
+# Of one step, counted in the code: (states, phases, the final layer, scores and statistics; latent layers). On a CPU
+# calls into torch, NumPy and compiled loops (engines/cpu_draw.py), else launches, at depth 8 (engines/device_draw.py).
+OPERATORS = {"cpu": (30, 12), "cuda": (17, 3)}
 PAIRS_AT_ONCE = 128  # (row, layer) pairs that share one read of the LM head on a GPU
 FLOAT = 4  # bytes of a float32 logit
 
