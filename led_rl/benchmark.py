@@ -235,7 +235,7 @@ def _model(settings: Settings) -> Iterator[BenchmarkModel]:
         yield model
         return
     with tempfile.TemporaryDirectory(prefix="led-rl-benchmark-") as folder:
-        yield write_shape(settings.shape, Path(folder), settings.longest)
+        yield write_shape(settings.shape, Path(folder), settings.longest, settings.vocab)
 
 
 def _set_environment(settings: Settings) -> None:

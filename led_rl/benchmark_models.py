@@ -83,9 +83,9 @@ class BenchmarkModel:
     random_weights: bool
 
 
-def write_shape(name: str, folder: Path, longest: int) -> BenchmarkModel:
+def write_shape(name: str, folder: Path, longest: int, vocab: int | None = None) -> BenchmarkModel:
     """Writes the configuration of a built-in shape for sequences of up to `longest` tokens."""
-    shape = SHAPES[name].config
+    shape = SHAPES[name].config | ({"vocab_size": vocab} if vocab else {})
     config = {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",

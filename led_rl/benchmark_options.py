@@ -37,6 +37,7 @@ class Settings:
     rounds: int
     depth: int
     k: int
+    vocab: int | None
     latent_norm: bool
     arms: tuple[str, ...]
     with_plain: bool
@@ -83,6 +84,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--rounds", type=_count, help="rounds of blocks for each size (6)")
     add("--depth", type=_count, help="layers that LED reads, the final one included (the shape's own; 8 with --model)")
     add("--k", type=_count, default=8, help="candidates (%(default)s)")
+    add("--vocab", type=_count, help="tokens of the vocabulary, instead of the shape's own")
     add("--latent-norm", action="store_true", help="apply the final norm to latent states")
     add("--arms", type=_arms, default=ARMS, metavar="ARM,ARM", help="beside standard (all)")
     add("--with-plain", action="store_true", help="also standard requests on a second engine, built without LED")
@@ -113,6 +115,8 @@ def _settings(options: argparse.Namespace) -> Settings:
     smoke = given.pop("smoke")
     if options.model and options.shape:
         raise BenchmarkError("argument --shape: not together with --model")
+    if options.model and options.vocab:
+        raise BenchmarkError("argument --vocab: not together with --model, which has its own")
     shape = None if options.model else SHAPES[options.shape or "quickstart"]
     given["shape"] = None if options.model else options.shape or "quickstart"
     if options.explored_fraction is not None and options.temperature is not None:

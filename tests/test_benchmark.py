@@ -114,6 +114,13 @@ def test_a_shape_is_a_configuration_that_transformers_reads(name, tmp_path):
     assert SHAPES[name].depth <= written.layers
 
 
+def test_a_shape_takes_another_vocabulary(tmp_path):
+    written = write_shape("quickstart", tmp_path, longest=64, vocab=32000)
+    assert replace(read_checkpoint(str(tmp_path)), random_weights=True) == written
+    assert written.vocab == parse(["--vocab", "32000"]).vocab == 32000
+    assert SHAPES["quickstart"].config["vocab_size"] == 119
+
+
 def test_the_quickstart_shape_is_the_toy_model(tmp_path):
     from transformers import AutoConfig
 
@@ -156,6 +163,7 @@ def test_defaults_follow_the_shape():
         ("--new-tokens 3", "--new-tokens"),
         ("--shape huge", "--shape"),
         ("--shape quickstart --model some/model", "--shape"),
+        ("--vocab 50 --model some/model", "--vocab"),
         ("--arms led_coin,led", "--arms"),
         ("--arms ,", "--arms"),
         ("--explored-fraction 1.5", "--explored-fraction"),
