@@ -246,16 +246,23 @@ def decoding_of(extra_args: Mapping[str, Any] | None) -> DecodingParams:
     """`DecodingParams.from_extra_args`, remembered: many requests ask for the same."""
     if not extra_args:
         return STANDARD
-    ours = ((k, tuple(v) if isinstance(v, list) else v, type(v)) for k, v in extra_args.items() if k.startswith(PREFIX))
+    ours = ((k, *_typed(v)) for k, v in extra_args.items() if k.startswith(PREFIX))
     try:
         return _remembered(tuple(ours))
     except TypeError:  # a value that cannot be hashed is wrong: say so
         return DecodingParams.from_extra_args(extra_args)
 
 
+def _typed(value: Any) -> tuple[Any, Any]:
+    """A value and its type: 1, 1.0 and true are equal, but not all of them right."""
+    if isinstance(value, list | tuple):
+        return tuple(value), tuple(map(type, value))
+    return value, type(value)
+
+
 STANDARD = DecodingParams()
 
 
 @lru_cache(maxsize=4096)
-def _remembered(items: tuple[tuple[str, Hashable, type], ...]) -> DecodingParams:
+def _remembered(items: tuple[tuple[str, Hashable, Hashable], ...]) -> DecodingParams:
     return DecodingParams.from_extra_args({key: value for key, value, _ in items})

@@ -330,6 +330,7 @@ if triton is not None:
         added = tl.where(column == tl.where(reads, _DEPTHS + chosen, -1), 1.0, added)
         so_far = tl.load(sums + slot * statistics + column, mask=column < statistics, other=0.0)
         so_far = tl.where(is_active, so_far + added, so_far)
+        tl.debug_barrier()  # every warp has read the sums
         tl.store(sums + slot * statistics + column, so_far, mask=column < tl.where(is_active, statistics, 0))
         tl.store(row_sums + row * (statistics + 1) + 1 + column, so_far, mask=column < statistics)
         tl.store(row_sums + row * (statistics + 1), tl.load(setting + _KNOWN).to(tl.float64))

@@ -155,13 +155,14 @@ def hand_sums_on(original: Callable[..., Any]) -> Callable[..., Any]:
             batch = Batch(generation, row_of, step, any(request.sampling_params.stop for request in requests.values()))
         outputs = original(self, scheduler_output, model_runner_output)
         given = list(chain.from_iterable(client.outputs for client in outputs.values()))
-        complete = row_of.keys() == set(map(REQUEST_ID, given))
+        accepted = [output for output in given if output.new_token_ids]
+        complete = row_of.keys() == set(map(REQUEST_ID, accepted))
         if goes_on and complete:
             batch.step = step
         else:
             if goes_on:  # requests without an output keep the sums of the batch before
                 batch = Batch(generation, row_of, step, batch.streams)
-            for output in given:
+            for output in accepted:
                 if (request := requests.get(output.request_id)) is not None:
                     row = row_of[output.request_id]
                     if (followed := vars(request).get("led_followed")) is None:
@@ -171,7 +172,9 @@ def hand_sums_on(original: Callable[..., Any]) -> Callable[..., Any]:
             self.led_batch = (batch, requests) if complete else (None, {})
         for output in given if batch.streams else [output for output in given if output.finish_reason is not None]:
             request = requests.get(output.request_id)
-            if request is not None and (output.finish_reason is not None or request.sampling_params.stop):
+            if request is None or not hasattr(request, "led_followed"):
+                continue  # not ours, or it failed before its first token
+            if output.finish_reason is not None or request.sampling_params.stop:
                 sums = request.led_followed.sums().tolist()
                 output.kv_transfer_params = {**(output.kv_transfer_params or {}), KEY: sums}
         return outputs

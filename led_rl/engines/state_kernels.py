@@ -44,30 +44,33 @@ def take_tokens(token_ids: Tensor, positions: Tensor, rows: Tensor, tokens_out: 
 def _keep_rows_on_device(hidden: Tensor, residual: Tensor | None, rows: Tensor, kept: Tensor, count: int) -> None:
     width = hidden.shape[1]
     strides = hidden.stride(0), 0 if residual is None else residual.stride(0)
-    _keep[(count, triton.cdiv(width, BLOCK))](hidden, residual, rows, kept, width, *strides, BLOCK)
+    _keep[(count, triton.cdiv(width, BLOCK))](hidden, residual, rows, kept, len(hidden), width, *strides, BLOCK)
 
 
 def _take_tokens_on_device(
     token_ids: Tensor, positions: Tensor, rows: Tensor, tokens_out: Tensor, positions_out: Tensor, count: int
 ) -> None:
-    _take[(triton.cdiv(count, BLOCK),)](token_ids, positions, rows, tokens_out, positions_out, count, BLOCK)
+    sizes = len(token_ids), count
+    _take[(triton.cdiv(count, BLOCK),)](token_ids, positions, rows, tokens_out, positions_out, *sizes, BLOCK)
 
 
 if triton is not None:
-
-    @triton.jit
+    # A step that nobody announced, such as vLLM's dummy batches, has the rows of the one before: they must not lead
+    # beyond its tokens.
+    @triton.jit(do_not_specialize=["tokens"])
     def _keep(
         hidden,  # (tokens, width)
         residual,  # (tokens, width) or None
         rows,  # (count,)
         kept,  # (count, width) out
+        tokens,
         width,
         hidden_stride,
         residual_stride,
         BLOCK: tl.constexpr,
     ):
         row = tl.program_id(0).to(tl.int64)
-        token = tl.load(rows + row)
+        token = tl.minimum(tl.load(rows + row), tokens - 1)
         column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = column < width
         state = tl.load(hidden + token * hidden_stride + column, mask=inside)
@@ -76,18 +79,19 @@ if triton is not None:
             state = (state.to(tl.float32) + other.to(tl.float32)).to(state.dtype)  # rounded once, as torch adds
         tl.store(kept + row * width + column, state, mask=inside)
 
-    @triton.jit(do_not_specialize=["count"])
+    @triton.jit(do_not_specialize=["tokens", "count"])
     def _take(
         token_ids,  # (tokens,)
         positions,  # (tokens,)
         rows,  # (count,)
         tokens_out,  # (count,)
         positions_out,  # (count,)
+        tokens,
         count,
         BLOCK: tl.constexpr,
     ):
         row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         inside = row < count
-        token = tl.load(rows + row, mask=inside, other=0)
+        token = tl.minimum(tl.load(rows + row, mask=inside, other=0), tokens - 1)
         tl.store(tokens_out + row, tl.load(token_ids + token, mask=inside).to(tl.int64), mask=inside)
         tl.store(positions_out + row, tl.load(positions + token, mask=inside).to(tl.int64), mask=inside)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import vllm.model_executor.model_loader.reload.meta as reload_meta
 from torch import Tensor
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
 from vllm.utils.torch_utils import direct_register_custom_op
@@ -55,6 +56,7 @@ class LatentStates:
 
     def begin(self, rows: Tensor) -> None:
         """Says which tokens of the coming step are sampled, (rows,) ascending; before the model's forward."""
+        self.idle = False
         fits = rows.shape[0] <= self.rows.shape[0]  # not always with draft tokens, where LED is refused
         count = rows.shape[0] if fits else 0
         if count < self.count:
@@ -63,6 +65,12 @@ class LatentStates:
             self.count = count
             self.views = [buffer[:count] for buffer in (self.tokens, self.positions, *self.states)]
         self.rows[:count].copy_(rows[:count])
+
+    def skip(self) -> None:
+        """Says that no request of the coming step is ours: layers that run as Python on a CPU keep nothing."""
+        if self.count:  # compiled layers and replayed graphs go on copying: rows of a longer step are none of this
+            self.begin(self.rows[:0])
+        self.idle = True
 
     def take(self, token_ids: Tensor, positions: Tensor) -> None:
         """Keeps the ids and positions of the step's tokens, (tokens,), at its rows."""
@@ -113,7 +121,7 @@ def keeping(layer_class: Any) -> type:
         # Within torch.compile the copy must be an operator that the compiler neither traces into nor drops.
         if torch.compiler.is_compiling():
             torch.ops.vllm.led_rl_keep_rows(hidden_states, residual, self.led_rows, self.led_kept)
-        elif self.led_states.idle:
+        elif self.led_states.idle and not hidden_states.is_cuda:  # a graph is captured in a step without requests
             pass
         elif self.led_states.samples_all(hidden_states):
             keep_every_row(hidden_states, residual, self.led_states.views[self.led_view])
@@ -122,6 +130,18 @@ def keeping(layer_class: Any) -> type:
         return layer_class.forward(self, positions, hidden_states, residual, *args, **kwargs)
 
     return type(f"Keeping{layer_class.__name__}", (layer_class,), {"forward": forward})
+
+
+def keep_over_sleep(model: Any, tensors: dict[str, Tensor]) -> None:
+    """Registers tensors as the model's buffers: a sleep of level 2 throws away the rest of the model's memory.
+
+    No checkpoint holds them, so that reloading weights has to let them be.
+    """
+    for name, tensor in tensors.items():
+        model.register_buffer(name, tensor, persistent=False)
+    for names in ("SKIP_TENSORS", "SKIP_LOAD_TENSORS"):
+        spared: set[str] = getattr(reload_meta, names, set())  # vLLM 0.26 has the first alone
+        spared.update(tensors)
 
 
 @dataclass
@@ -171,8 +191,8 @@ class LatentStatesMixin:
             config.hidden_size,
             vllm_config.model_config.dtype,
         )
-        # A sleep of level 2 throws memory of the model away, but for buffers; graphs replayed would read these rows.
-        self.register_buffer("led_rows", self.led_states.rows, persistent=False)  # type: ignore[attr-defined]
+        # Graphs replayed read these rows.
+        keep_over_sleep(self, {"led_rows": self.led_states.rows})
         for index, number in enumerate(self.led_layers):
             try:
                 layer = self.model.layers[number]  # type: ignore[attr-defined]
@@ -188,7 +208,7 @@ class LatentStatesMixin:
         vllm_config.additional_config[CONFIG_KEY] = list(self.led_layers)
 
     def forward(self, input_ids, positions, intermediate_tensors=None, inputs_embeds=None, **kwargs):
-        if self.led_depth and input_ids is not None and not self.led_states.idle:
+        if self.led_depth and input_ids is not None and (input_ids.is_cuda or not self.led_states.idle):
             kept = self.led_states
             kept.take(input_ids, positions)
         return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)  # type: ignore[misc]

@@ -81,9 +81,10 @@ def prepare_inputs_and_rows(original: Callable[..., Any]) -> Callable[..., Any]:
         states = getattr(self.get_model(), "led_states", None)  # only our models have them, and only with LED on
         if states is not None:
             processors = self.input_batch.logitsprocs.argmax_invariant
-            states.idle = not any(isinstance(p, LEDBatch) and p.slot_of_row for p in processors)
-            if not states.idle:
+            if any(isinstance(p, LEDBatch) and p.slot_of_row for p in processors):
                 states.begin(prepared[0])
+            else:
+                states.skip()
         return prepared
 
     return _prepare_inputs

@@ -16,7 +16,7 @@ from vllm.v1.worker.gpu.sample.states import SamplingStates
 
 from led_rl.engines.decoding_slots import decoding_of
 from led_rl.engines.request_decoder import Drawn, RequestDecoder
-from led_rl.engines.vllm_models import take_sampled_rows
+from led_rl.engines.vllm_models import keep_over_sleep, take_sampled_rows
 
 
 class LEDModelState(DefaultModelState):
@@ -26,9 +26,7 @@ class LEDModelState(DefaultModelState):
         super().__init__(*args, **kwargs)
         self.led_decoder = RequestDecoder(self.vllm_config, self.max_num_reqs, self.device)
         self.led_slot_of: dict[str, int] = {}
-        # vLLM makes this within the memory of the weights. A sleep of level 2 throws that away, but for the buffers.
-        for name, tensor in self.led_decoder.tensors().items():
-            self.model.register_buffer(name, tensor, persistent=False)
+        keep_over_sleep(self.model, self.led_decoder.tensors())  # made within the memory of the weights
 
     def add_request(self, req_index: int, new_req_data: Any) -> None:
         super().add_request(req_index, new_req_data)
@@ -45,9 +43,10 @@ class LEDModelState(DefaultModelState):
 
     def prepare_inputs(self, input_batch: Any, req_states: Any) -> dict[str, Any]:
         states: Any = self.model.led_states
-        states.idle = not self.led_decoder.slots.slots
-        if not states.idle:
+        if self.led_decoder.slots.slots:
             states.begin(input_batch.logits_indices)
+        else:
+            states.skip()
         return super().prepare_inputs(input_batch, req_states)
 
     def custom_sampler(self, sampler: Sampler) -> tuple[Any, None] | None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, kstest
 
-from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams
+from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingError, DecodingParams
 from led_rl.engines.counter_rng import key_of, uniforms
 from led_rl.engines.decoding_slots import (
     AGGREGATION,
@@ -20,6 +20,7 @@ from led_rl.engines.decoding_slots import (
     ORDER,
     DecodingSlots,
     K,
+    decoding_of,
 )
 from led_rl.thinking import ThinkMarkers
 
@@ -282,3 +283,10 @@ def test_markers_that_no_request_uses_are_forgotten_and_the_others_go_on(monkeyp
             tokens.append(token)
             assert thinking == markers.thinking_after(tokens, unmarked=True)
         assert len(slots._automata) <= 12
+
+
+def test_what_is_remembered_of_a_request_does_not_pass_for_its_equals():
+    assert decoding_of({"led": 1, "led_start_marker": [1, 5]}).start_marker == (1, 5)
+    for equal in (True, 1.0):
+        with pytest.raises(DecodingError, match="led_start_marker must be an integer"):
+            decoding_of({"led": 1, "led_start_marker": [equal, 5]})

@@ -184,6 +184,8 @@ def main(model: str, requests: dict) -> dict:
         tokens = draws(engine, requests["prompt"], requests["draws"], extra_args=extra_args, top_p=0.5, logprobs=None)
         facts[draw] = tokens.tolist()
     sleep_and_wake(runner.model, at_load)
+    llm.collective_rpc("reload_weights")  # as TRL does after such a sleep
+    assert all(any(buffer is tensor for buffer in runner.model.buffers()) for tensor in at_load)
     facts["woken"], _ = agree(llm, reference, *pressing_requests(6))
     if has_gpu():
         generate = lambda: draws(engine, requests["prompt"], 64, extra_args={"led": 1}, max_tokens=20)  # noqa: E731
