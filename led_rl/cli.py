@@ -8,14 +8,29 @@ from led_rl import __version__
 
 # name -> (module:function, one line of help). The function takes the arguments after the name, returns the exit status.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "grade": ("led_rl.grading:main", "grade predictions in a JSONL file against gold answers"),
-    "evaluate": ("led_rl.evaluation:evaluate_main", "compare decodings and checkpoints on a file of problems"),
-    "serve": ("led_rl.serving:main", "an OpenAI-compatible vLLM server whose requests may choose LED"),
-    "benchmark": ("led_rl.benchmark:main", "what LED costs in throughput and memory, beside standard decoding"),
-    "benchmark-trainer": ("led_rl.benchmark_trainer:main", "time of a training step, beside TRL's own trainer"),
-    "cost-model": ("led_rl.cost_model:main", "predict a benchmark's figures from bytes, operations and launches"),
-    "doctor": ("led_rl.doctor:main", "whether LED works on this machine, with a model, or on a running server"),
-    "benchmark-grader": ("rewards.benchmark:main", "accuracy, speed and safety of the grader, beside math-verify"),
+    "grade": ("led_rl.commands.grading:main", "grade predictions in a JSONL file against gold answers"),
+    "evaluate": ("led_rl.evaluation.run:evaluate_main", "compare decodings and checkpoints on a file of problems"),
+    "serve": ("led_rl.commands.serving:main", "an OpenAI-compatible vLLM server whose requests may choose LED"),
+    "benchmark": (
+        "led_rl.benchmarks.engine_benchmark:main",
+        "what LED costs in throughput and memory, beside standard decoding",
+    ),
+    "benchmark-trainer": (
+        "led_rl.benchmarks.trainer_benchmark:main",
+        "time of a training step, beside TRL's own trainer",
+    ),
+    "cost-model": (
+        "led_rl.benchmarks.cost_model:main",
+        "predict a benchmark's figures from bytes, operations and launches",
+    ),
+    "doctor": (
+        "led_rl.commands.doctor:main",
+        "whether LED works on this machine, with a model, or on a running server",
+    ),
+    "benchmark-grader": (
+        "rewards.grader.benchmark:main",
+        "accuracy, speed and safety of the grader, beside math-verify",
+    ),
 }
 
 

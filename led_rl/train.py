@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from led_rl.recipe import Recipe
-    from led_rl.trainer import LEDGRPOTrainer
+    from led_rl.training.recipe import Recipe
+    from led_rl.training.trainer import LEDGRPOTrainer
 
 RECORD = "recipe.json"
 # What may differ when a run goes on: how long, and how it is watched.
@@ -24,10 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 with one clear line on stderr when the recipe cannot be run."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     prepare_environment()
-    from led_rl.checks import CheckError, check_recipe
     from led_rl.data import DatasetError
-    from led_rl.recipe import RecipeError, help_text, load_recipe
-    from led_rl.rollout import RolloutServerError
+    from led_rl.training.checks import CheckError, check_recipe
+    from led_rl.training.recipe import RecipeError, help_text, load_recipe
+    from led_rl.training.rollout import RolloutServerError
     from rewards import RewardError
 
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -65,7 +65,7 @@ def prepare_environment() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if importlib.util.find_spec("vllm") is None or not _has_gpu():
-        from led_rl.engines.vllm_cpu import set_cpu_environment
+        from led_rl.engines.environment import set_cpu_environment
 
         set_cpu_environment()
         # DeepSpeed would compile its shared-memory collective for minutes, and a killed build hangs the next one.
@@ -82,9 +82,9 @@ def build_trainer(recipe: "Recipe", checked: Any) -> "LEDGRPOTrainer":
     """Loads the weights and starts the rollout engine."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from led_rl.checks import trainer_arguments
-    from led_rl.progress import StepProgress
-    from led_rl.trainer import LEDGRPOTrainer
+    from led_rl.training.checks import trainer_arguments
+    from led_rl.training.progress import StepProgress
+    from led_rl.training.trainer import LEDGRPOTrainer
 
     training = recipe.training
     if recipe.run.wandb_mode:
@@ -135,7 +135,7 @@ def set_aside(folder: Path) -> None:
 
 
 def _refuse_other_recipe(recipe: "Recipe") -> None:
-    from led_rl.recipe import RecipeError
+    from led_rl.training.recipe import RecipeError
 
     record = recipe.output_dir / RECORD
     if not record.is_file():

@@ -1,7 +1,8 @@
 """Rule-based rewards with TRL's signature: `(completions, **columns) -> list[float | None]`.
 
 `load_reward(name, **options)` is the one door for recipes; docs/rewards.md describes every reward and option. Importing
-this package is instant and imports neither sympy nor math-verify: algebra happens in worker processes (rewards.pool).
+this package is instant and imports neither sympy nor math-verify: algebra happens in worker processes
+(rewards.grader.workers.pool).
 """
 
 from rewards.golds import BadGold, check_golds

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from rewards.completion_text import after_thinking, completion_texts, prompt_opens_thinking
-from rewards.extraction import final_boxes
+from rewards.answer_text.boxes import final_boxes
+from rewards.answer_text.completions import after_thinking, completion_texts, prompt_opens_thinking
 
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|bf|rm)\b\s*|\*+|_+|[{}$`\"']")
 _LEADING_WORDS = re.compile(

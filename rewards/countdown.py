@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rewards.completion_text import after_thinking, completion_texts
+from rewards.answer_text.completions import after_thinking, completion_texts
 
 BOX = "\\boxed{"
 LONGEST_EXPRESSION = 100  # characters; also bounds the depth of the parse tree

@@ -20,7 +20,7 @@ def check_golds(golds: Sequence[Any], kind: str = "math", workers: int | None = 
     """The unusable ones among the golds: missing, empty, "None", unparsable, or not equal to themselves.
 
     `kind` is the reward that will read them: `math` (math_answer), `choice_letter`, or `countdown` (a number).
-    Raises rewards.pool.PoolError when worker processes cannot be started.
+    Raises rewards.grader.workers.pool.PoolError when worker processes cannot be started.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -30,7 +30,7 @@ def check_golds(golds: Sequence[Any], kind: str = "math", workers: int | None = 
 
         reasons = [None if gold_letter(gold) else "is not one choice letter" for gold in golds]
     else:
-        from rewards.pool import shared_pool
+        from rewards.grader.workers.pool import shared_pool
 
         distinct = sorted({text for text in texts if text is not None})
         results = shared_pool(workers).run([{"op": "gold", "gold": text} for text in distinct])

@@ -3,9 +3,9 @@
 import logging
 from typing import Any
 
-from rewards.completion_text import after_thinking, completion_texts, prompt_opens_thinking
+from rewards.answer_text.completions import after_thinking, completion_texts, prompt_opens_thinking
 from rewards.golds import gold_text
-from rewards.pool import WorkerPool, shared_pool
+from rewards.grader.workers.pool import WorkerPool, shared_pool
 
 LOG = logging.getLogger(__name__)
 UNBOXED = ("none", "statement", "formula", "bare")
@@ -54,7 +54,7 @@ class MathAnswer:
         self.memory_limit = memory_limit_mb << 20
 
     def start(self) -> None:
-        """Start the worker processes of this rank now. Raises rewards.pool.PoolError when they cannot start."""
+        """Start the worker processes of this rank now. Raises PoolError when they cannot start."""
         self.pool()
 
     def pool(self) -> WorkerPool:

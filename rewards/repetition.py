@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rewards.completion_text import completion_texts
+from rewards.answer_text.completions import completion_texts
 
 
 class Repetition:

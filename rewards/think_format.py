@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rewards.completion_text import THINK_END, THINK_START, completion_texts
+from rewards.answer_text.completions import THINK_END, THINK_START, completion_texts
 
 
 class ThinkFormat:

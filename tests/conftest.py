@@ -4,7 +4,7 @@ import string
 
 import pytest
 
-from led_rl.engines.vllm_cpu import set_cpu_environment
+from led_rl.engines.environment import set_cpu_environment
 
 set_cpu_environment()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from subprocesses import BIN, ROOT
 
 from led_rl.decoding import DecodingParams
-from led_rl.engines.vllm_cpu import CPU_ENVIRONMENT
+from led_rl.engines.environment import CPU_ENVIRONMENT
 
 SIZES = ("--max-model-len", "256", "--max-num-seqs", "64")
 DEFAULT = DecodingParams("led", k=4, draw="marginal")  # one draw from mu, whose log-probability is then log mu

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from led_rl.decoding import AGGREGATIONS, DECODINGS, DRAWS, DecodingError, DecodingParams
-from led_rl.engines.engine_options import EngineOptions
+from led_rl.sampler.capture_options import EngineOptions
 
 KEYS = (
     "led_decoding",

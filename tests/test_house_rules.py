@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("led_rl/**/*.py"), *ROOT.glob("rewards/**/*.py")])
-METHOD = {"led_rl.led", "led_rl.decoding", "led_rl.thinking", "led_rl.completion", "led_rl.estimates"}
+METHOD = {"led_rl.led", "led_rl.decoding", "led_rl.thinking", "led_rl.engines.engine", "led_rl.evaluation.estimates"}
 
 
 def module_name(path: Path) -> str:
@@ -104,8 +104,8 @@ def test_an_engine_knows_the_method_and_one_engine_library(module):
 
 
 def test_only_the_engines_and_the_rollout_know_vllm():
-    assert users_of("vllm") <= {*ENGINES, "led_rl.rollout"}
-    assert users_of("trl.generation") <= {"led_rl.rollout"}
+    assert users_of("vllm") <= {*ENGINES, "led_rl.training.rollout"}
+    assert users_of("trl.generation") <= {"led_rl.training.rollout"}
 
 
 def test_rewards_stand_alone():

@@ -44,7 +44,7 @@ def check_runner() -> Check:
 
 def check_architecture(config: Any, depth: int) -> Check:
     """Whether LED supports a model of this transformers config at this depth."""
-    from led_rl.engines.vllm_models import ARCHITECTURES
+    from led_rl.engines.vllm_plugin.models import ARCHITECTURES
 
     architecture = (config.architectures or ["unknown"])[0]
     if architecture not in ARCHITECTURES:
@@ -152,8 +152,8 @@ def _generate(llm: Any, prompts: list[list[int]], decodings: list[DecodingParams
 
 
 def _check_statistics(llm: Any, outputs: list[Any]) -> Check:
-    from led_rl.engines.request_statistics import KEY
     from led_rl.engines.vllm_engine import request_decoder
+    from led_rl.engines.vllm_plugin.request_statistics import KEY
 
     decoder = request_decoder(llm)
     assert decoder is not None

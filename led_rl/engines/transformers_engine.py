@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from led_rl.completion import Completion, Sampling
 from led_rl.decoding import DecodingParams
+from led_rl.engines.engine import Completion, Sampling
 from led_rl.led import LEDDistribution, led_distribution
 from led_rl.thinking import ThinkMarkers
 

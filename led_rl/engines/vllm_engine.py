@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from led_rl.completion import Completion, Sampling
 from led_rl.decoding import DecodingParams
-from led_rl.engines.engine_options import EngineOptions
+from led_rl.engines.engine import Completion, Sampling
+from led_rl.sampler.capture_options import EngineOptions
 from led_rl.thinking import ThinkMarkers
 
 if TYPE_CHECKING:
-    from led_rl.engines.request_decoder import RequestDecoder
+    from led_rl.sampler.request_decoder import RequestDecoder
 
 # On CPU a float32 checkpoint would load as bfloat16, and compiling costs more than a minute at every start.
 CPU_ENGINE_ARGUMENTS: dict[str, Any] = {"dtype": "float32", "enforce_eager": True, "use_tqdm_on_load": False}
@@ -26,8 +26,8 @@ def engine_environment(options: EngineOptions, default: Mapping[str, Any] | None
 
     `default`: the request keys of requests that name no decoding; none, whatever the environment says.
     """
-    from led_rl.engines.vllm_cpu import keep_weights_replaceable
-    from led_rl.engines.vllm_plugin import DEFAULT_VARIABLE, register
+    from led_rl.engines.environment import keep_weights_replaceable
+    from led_rl.engines.vllm_plugin.plugin import DEFAULT_VARIABLE, register
 
     wanted = {**options.to_environment(), DEFAULT_VARIABLE: json.dumps(dict(default)) if default else ""}
     before = {name: os.environ.get(name) for name in wanted}
@@ -47,7 +47,7 @@ def engine_environment(options: EngineOptions, default: Mapping[str, Any] | None
 
 def request_decoder(llm: Any) -> "RequestDecoder | None":
     """What draws for LED in an engine that runs in this process: its counters and trace; None if built without LED."""
-    from led_rl.engines.request_statistics import decoder_of
+    from led_rl.engines.vllm_plugin.request_statistics import decoder_of
 
     return decoder_of(llm.llm_engine.model_executor.driver_worker.worker.model_runner)
 
@@ -94,7 +94,7 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        from led_rl.engines.request_statistics import KEY as STATISTICS_KEY
+        from led_rl.engines.vllm_plugin.request_statistics import KEY as STATISTICS_KEY
 
         requests = [
             SamplingParams(

@@ -4,9 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from led_rl.engines.engine_options import EngineOptions
-from led_rl.engines.vllm_cpu import has_gpu
+from led_rl.engines.environment import has_gpu
 from led_rl.engines.vllm_engine import CPU_ENGINE_ARGUMENTS, engine_environment
+from led_rl.sampler.capture_options import EngineOptions
 
 
 def serve(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from led_rl.engines.vllm_cpu import set_cpu_environment
+from led_rl.engines.environment import set_cpu_environment
 
 DEPTH, K, TEMPERATURE, SAMPLES = 4, 8, 1.0, 16
 
@@ -97,8 +97,8 @@ def shown(command: Sequence[str]) -> list[str]:
 
 def write(size: Size) -> None:
     """The HTML report beside its figures, and where everything lies."""
-    from led_rl.evaluation import read_records, summarise
-    from led_rl.reporting import Report, findings, write_report
+    from led_rl.evaluation.run import read_records, summarise
+    from led_rl.reporting.report import Report, findings, write_report
 
     records = list(read_records(size.folder / "evaluation"))
     histories = {name: json.loads(state_of(size, name).read_text())["log_history"] for name in ("standard", "led")}
@@ -144,7 +144,7 @@ def entropies(size: Size, records: Sequence[Any]) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from led_rl.analysis import layer_entropies, recorded_sequences
+    from led_rl.evaluation.layer_entropy import layer_entropies, recorded_sequences
 
     sequences, masks = recorded_sequences(records, "base", "standard")
     folders = {"base": str(size.folder / "base")}

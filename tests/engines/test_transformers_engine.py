@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from led_rl.completion import Sampling
 from led_rl.decoding import DecodingParams
+from led_rl.engines.engine import Sampling
 from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
 from led_rl.led import led_distribution
 

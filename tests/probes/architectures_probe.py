@@ -12,15 +12,15 @@ import traceback
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS / "engines")]
+sys.path[:0] = [str(TESTS), str(TESTS / "engines" / "vllm_plugin")]
 
 import torch  # noqa: E402
 from agreement import CLOSE, THINK, check_agreement, generate_traced, random_text, sampling_params  # noqa: E402
 from conftest import character_tokenizer  # noqa: E402
 
-from led_rl.engines import vllm_models  # noqa: E402
 from led_rl.engines.transformers_engine import TransformersEngine  # noqa: E402
 from led_rl.engines.vllm_engine import VLLMEngine  # noqa: E402
+from led_rl.engines.vllm_plugin import models as vllm_models  # noqa: E402
 
 LAYERS = 6
 SIZES = {

@@ -1,6 +1,6 @@
 """A user's own reward, given by dotted path: it varies between completions of a random model, so that weights move."""
 
-from rewards.completion_text import completion_texts
+from rewards.answer_text.completions import completion_texts
 
 
 def share_of_letters(completions, **columns):

@@ -11,10 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from led_rl.engines.vllm_cpu import set_cpu_environment
+from led_rl.engines.environment import set_cpu_environment
 
 if "v2" in sys.argv[1:2]:  # workers run these lines, too
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engines"))
+    TESTS = Path(__file__).resolve().parent.parent
+    sys.path[:0] = [str(TESTS), str(TESTS / "engines" / "vllm_plugin")]
     import v2_on_cpu
 
     v2_on_cpu.install()
@@ -38,7 +39,7 @@ def start_watching(worker) -> None:
     """In a worker: traces what is drawn, and notes the tokens and the size of what the ranks gather."""
     from vllm.distributed import get_tp_group
 
-    from led_rl.engines.request_statistics import decoder_of
+    from led_rl.engines.vllm_plugin.request_statistics import decoder_of
 
     group, decoder = get_tp_group(), decoder_of(worker.model_runner)
     worker.led_decoder, worker.led_gathered, worker.led_tokens = decoder, [], []

@@ -10,9 +10,9 @@ import random
 import sys
 from pathlib import Path
 
-from led_rl.engines.vllm_cpu import has_gpu
+from led_rl.engines.environment import has_gpu
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engines"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / name) for name in ("", "engines/vllm_plugin")]
 
 if has_gpu():
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # to read traces
@@ -24,7 +24,7 @@ else:
 import agreement
 import torch
 from agreement import CLOSE, THINK, random_text, sampling_params
-from test_vllm_led import draws, mixed_requests
+from test_led_in_vllm import draws, mixed_requests
 
 from led_rl.engines.transformers_engine import TransformersEngine
 from led_rl.engines.vllm_engine import VLLMEngine, request_decoder

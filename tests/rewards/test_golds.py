@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rewards import BadGold, check_golds
-from rewards.judge import gold_problem, grade
+from rewards.grader.judge import gold_problem, grade
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SETS = ("gsm8k_train", "gsm8k_test", "math500", "aime2024", "aime2025")

@@ -155,14 +155,14 @@ def test_no_module_shadows_another():
     from pathlib import Path
 
     taken = set(sys.stdlib_module_names) | set(packages_distributions())
-    own = {path.stem for path in Path(rewards.__file__).parent.glob("*.py")} - {"__init__"}
+    own = {path.stem for path in Path(rewards.__file__).parent.rglob("*.py")} - {"__init__"}
     assert not own & taken
 
 
 def test_rewards_stands_alone():
     from pathlib import Path
 
-    for path in Path(rewards.__file__).parent.glob("*.py"):
+    for path in Path(rewards.__file__).parent.rglob("*.py"):
         assert "led_rl" not in [
             line.split()[1].split(".")[0]
             for line in path.read_text().splitlines()

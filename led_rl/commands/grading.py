@@ -1,0 +1,177 @@
+"""`led-rl grade`: grades the rows {id, prediction, gold} of a JSONL file, streaming and resumable."""
+
+import argparse
+import itertools
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rewards.answer_text.completions import completion_texts
+from rewards.grader.workers.pool import PoolError
+from rewards.math_answer import UNBOXED, MathAnswer
+from rewards.registry import RewardError
+
+ALL_GRADED, SOME_NOT_GRADED, FAILED = 0, 1, 2
+BATCH = 256
+COLUMNS = ("correct", "extracted", "reason")
+DESCRIPTION = """\
+Grades a JSONL file of rows {"id", "prediction", "gold"}. Writes the same rows, in the same order, with the columns
+correct (true, false, or null when the gold is unusable), extracted and reason. Other columns pass through.
+Started again with the same files, it goes on where it was stopped.
+
+Exit status: 0 every row was graded; 1 some were not (bad rows and unusable golds are listed with their line numbers);
+2 nothing could be graded (files, options, worker processes)."""
+
+
+class GradingError(Exception):
+    """Files that cannot be read, written, or do not belong together."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input row and the number of its line, from 1."""
+
+    line: int
+    columns: dict[str, Any]
+    text: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        "led-rl grade", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--input", type=Path, required=True, help="JSONL file of rows to grade")
+    parser.add_argument("--output", type=Path, required=True, help="JSONL file to write; a part of it is completed")
+    parser.add_argument("--workers", type=int, help="worker processes (default: the CPUs, at most 8)")
+    parser.add_argument("--unboxed", choices=UNBOXED, default="bare", help="what may stand in for a missing box: "
+                        "none; bare: a prediction that is nothing but an answer (default); statement: also a final "
+                        "'the answer is ...'; formula: also the last formula")  # fmt: skip
+    parser.add_argument("--time-limit", type=float, default=0.8, help="seconds for one answer (default 0.8)")
+    parser.add_argument("--memory-limit-mb", type=int, default=1024, help="memory of one worker (default 1024)")
+    parser.add_argument("--overwrite", action="store_true", help="start afresh instead of completing the output")
+    options = parser.parse_args(arguments)
+    try:
+        reward = MathAnswer(
+            unboxed=options.unboxed,
+            workers=options.workers,
+            time_limit=options.time_limit,
+            memory_limit_mb=options.memory_limit_mb,
+        )
+        counts = grade_file(options.input, options.output, reward, options.overwrite)
+    except (GradingError, RewardError, ValueError, PoolError) as error:
+        print(f"led-rl grade: {error}", file=sys.stderr)
+        return FAILED
+    finally:
+        from rewards.grader.workers.pool import close_shared_pools
+
+        close_shared_pools()
+    graded = counts["correct"] + counts["wrong"]
+    print(
+        f"{graded} graded: {counts['correct']} correct, {counts['wrong']} wrong"
+        f"; {counts['unusable']} unusable golds, {counts['bad']} bad rows"
+        + (f"; {counts['lost']} answers exceeded their limits" if counts["lost"] else ""),
+        file=sys.stderr,
+    )
+    return SOME_NOT_GRADED if counts["bad"] or counts["unusable"] else ALL_GRADED
+
+
+def grade_file(source: Path, target: Path, reward: MathAnswer, overwrite: bool = False) -> Counter[str]:
+    """Counts of correct, wrong, unusable (gold), bad (row) and lost (limits). Raises GradingError."""
+    from tqdm import tqdm
+
+    if not source.is_file():
+        raise GradingError(f"input {source} is {'a folder' if source.is_dir() else 'not there'}")
+    if target.exists() and (not target.is_file() or target.samefile(source)):
+        raise GradingError(f"output {target} is {'the input' if target.is_file() else 'not a file'}")
+    if not target.parent.is_dir():
+        raise GradingError(f"the folder of output {target} is not there")
+    counts: Counter[str] = Counter()
+    try:
+        with (
+            source.open("rb") as reading,
+            target.open("w+b" if overwrite or not target.exists() else "r+b") as writing,
+            tqdm(total=source.stat().st_size, unit="B", unit_scale=True, desc="grading", disable=None) as bar,
+        ):
+            rows = _rows(reading, counts, bar)
+            _skip_finished(rows, writing, source, target, counts)
+            reward.start()
+            while batch := list(itertools.islice(rows, BATCH)):
+                verdicts = reward.judge([row.text for row in batch], [row.columns["gold"] for row in batch])
+                for row, verdict in zip(batch, verdicts, strict=True):
+                    _count(verdict, row.line, counts)
+                    line = json.dumps({**row.columns, **{name: verdict[name] for name in COLUMNS}}, ensure_ascii=False)
+                    writing.write(line.encode(errors="backslashreplace") + b"\n")
+                writing.flush()
+    except OSError as error:
+        raise GradingError(str(error)) from error
+    return counts
+
+
+def _rows(reading: BinaryIO, counts: Counter[str], bar: Any) -> Iterator[Row]:
+    for number, line in enumerate(reading, start=1):
+        bar.update(len(line))
+        if not line.strip():
+            continue
+        try:
+            yield _row(number, line)
+        except ValueError as error:
+            counts["bad"] += 1
+            bar.write(f"line {number}: {error}", file=sys.stderr)
+
+
+def _row(number: int, line: bytes) -> Row:
+    """Raises ValueError saying what is wrong with the line."""
+    try:
+        columns = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(columns, dict):
+        raise ValueError(f"a row must be an object, not {type(columns).__name__}")
+    missing = [name for name in ("prediction", "gold") if name not in columns]
+    if missing:
+        raise ValueError(f"no column {' and no column '.join(map(repr, missing))}")
+    prediction = columns["prediction"]
+    if isinstance(prediction, int | float) and not isinstance(prediction, bool):
+        prediction = str(prediction)
+    if isinstance(prediction, list) and not all(isinstance(message, dict) for message in prediction):
+        prediction = None
+    if not isinstance(prediction, str | list):
+        raise ValueError(f"prediction must be a text or a list of messages, not {columns['prediction']!r:.60}")
+    return Row(number, columns, completion_texts([prediction])[0])
+
+
+def _skip_finished(rows: Iterator[Row], writing: BinaryIO, source: Path, target: Path, counts: Counter[str]) -> None:
+    """Moves both files behind the rows that an earlier run has finished; a half-written last line is cut off."""
+    end = 0
+    for finished in writing:
+        if not finished.endswith(b"\n"):
+            break
+        try:
+            done = json.loads(finished)
+            old = {name: value for name, value in done.items() if name not in COLUMNS}
+            verdict = {name: done[name] for name in COLUMNS}
+        except (ValueError, KeyError, AttributeError) as error:
+            raise GradingError(f"output {target} holds other than graded rows; --overwrite replaces it") from error
+        row = next(rows, None)
+        if row is None or {name: value for name, value in row.columns.items() if name not in COLUMNS} != old:
+            raise GradingError(f"output {target} was not graded from {source}; --overwrite replaces it")
+        _count(verdict, row.line, counts)
+        end += len(finished)
+    writing.seek(end)
+    writing.truncate()
+
+
+def _count(verdict: dict[str, Any], line: int, counts: Counter[str]) -> None:
+    if verdict["correct"] is None:
+        counts["unusable"] += 1
+        print(f"line {line}: {verdict['reason']}", file=sys.stderr)
+    else:
+        counts["correct" if verdict["correct"] else "wrong"] += 1
+    counts["lost"] += verdict["reason"] in ("time limit", "memory limit", "crash")

@@ -1,0 +1,113 @@
+"""`led-rl serve MODEL ...`: vLLM's OpenAI-compatible server, with LED switched on.
+
+Only the options below are ours; everything else on the command line goes to vLLM's own parser.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from led_rl.decoding import PREFIX, DecodingError, DecodingParams
+
+PROGRAM = "led-rl serve"
+DEPTH = 8
+# The engine learns our options from the environment, and names its variables in errors.
+OPTIONS = {"LED_RL_DEPTH": "--led-depth", "LED_RL_LATENT_LAYERS": "--led-layers", "LED_RL_DEFAULT": "--led-default"}
+HELP = """\
+usage: led-rl serve [--led-depth N] [--led-layers L,L,...] [--led-default KEY=VALUE,...] MODEL [options of vllm serve]
+
+  --led-depth N                the largest LED depth that requests may ask for (default 8)
+  --led-layers L,L,...         capture these latent layers instead of the last N-1
+  --led-default KEY=VALUE,...  decoding of requests that carry no led key of their own, e.g. led=1,led_k=8; may be
+                               repeated. A request opts out with led: 0.
+
+A request chooses its decoding by flat keys in `vllm_xargs`: led, led_depth, led_k, ... (docs/serving.md).
+Our defaults for vLLM: --logprobs-mode processed_logprobs; on a CPU --dtype float32 --enforce-eager.
+vLLM's options follow; --help=all lists every one.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until interrupted; returns the exit status, 2 with one line on stderr for options that cannot work."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    ours, vllm_arguments = parse(arguments)
+    if any(re.match(r"-h$|--help(=|$)", argument) for argument in vllm_arguments):
+        print(HELP)
+    from led_rl.engines.environment import has_gpu, set_cpu_environment
+
+    if not has_gpu():
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
+        set_cpu_environment()  # before torch and vLLM are imported
+    from led_rl.engines.vllm_server import serve
+
+    try:
+        serve(vllm_arguments, ours.led_depth, ours.led_layers, ours.led_default)
+    except DecodingError as error:
+        message = str(error)
+        for variable, option in OPTIONS.items():
+            message = message.replace(variable, option)
+        print(f"{PROGRAM}: {message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our options, checked, and the arguments that are left for vLLM, in their order."""
+    parser = argparse.ArgumentParser(PROGRAM, usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    parser.add_argument("--led-depth", type=_positive, default=DEPTH)
+    parser.add_argument("--led-layers", type=_layers)
+    parser.add_argument("--led-default", type=_pairs, action="append", default=[])
+    ours, rest = parser.parse_known_args(arguments)
+    ours.led_default = {key: value for pairs in ours.led_default for key, value in pairs.items()}
+    try:
+        check_default(ours.led_default)
+    except DecodingError as error:
+        parser.error(f"argument --led-default: {error}")
+    return ours, rest
+
+
+def check_default(default: Mapping[str, Any]) -> DecodingParams:
+    """The decoding that these request keys name.
+
+    Raises:
+        DecodingError: names the key at fault and what is allowed.
+    """
+    known = [PREFIX, *(f"{PREFIX}_{field.name}" for field in fields(DecodingParams))]
+    if unknown := [key for key in default if key not in known]:
+        raise DecodingError(f"unknown request key {unknown[0]!r}; allowed: {', '.join(known)}")
+    return DecodingParams.from_extra_args(default)
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    """`led=1,led_latent_layers=[11,9]` -> {"led": 1, "led_latent_layers": [11, 9]}; what is not JSON is text."""
+    pairs = {}
+    for pair in re.split(r",(?=[^,\[\]]*=)", text):  # not at the commas of a list
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not (key and equals and value):
+            raise argparse.ArgumentTypeError(f"expected KEY=VALUE[,KEY=VALUE...], got {text!r}")
+        try:
+            pairs[key] = json.loads(value)
+        except ValueError:
+            pairs[key] = value
+    return pairs
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
+    return int(text)
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    try:
+        layers = tuple(int(layer) for layer in text.split(","))
+    except ValueError:
+        layers = ()
+    if not layers or min(layers) < 0:
+        raise argparse.ArgumentTypeError(f"expected latent layers, as in 11,9,6; got {text!r}")
+    return layers

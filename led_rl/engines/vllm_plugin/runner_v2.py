@@ -1,0 +1,102 @@
+"""LED in vLLM's V2 model runner (the default on GPUs).
+
+Through its own doors alone: the model names a `ModelState`, which is told of requests and inputs and supplies the
+sampler. vLLM samples every row its own way, and rows of ours take our token instead: asking the device which rows still
+think would be a sync. Every method here has the same arguments in vLLM 0.26 and 0.31, or passes them on unread.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+from vllm.v1.worker.gpu.sample.sampler import Sampler
+from vllm.v1.worker.gpu.sample.states import SamplingStates
+
+from led_rl.engines.vllm_plugin.models import keep_over_sleep, take_sampled_rows
+from led_rl.sampler.request_decoder import Drawn, RequestDecoder
+from led_rl.sampler.request_slots import decoding_of
+
+
+class LEDModelState(DefaultModelState):
+    """Tells the decoder which requests there are, and the model which tokens of a step will be sampled."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.led_decoder = RequestDecoder(self.vllm_config, self.max_num_reqs, self.device)
+        self.led_slot_of: dict[str, int] = {}
+        keep_over_sleep(self.model, self.led_decoder.tensors())  # made within the memory of the weights
+
+    def add_request(self, req_index: int, new_req_data: Any) -> None:
+        super().add_request(req_index, new_req_data)
+        params = new_req_data.sampling_params
+        if params is not None and not decoding_of(params.extra_args).is_standard:
+            # The prompt, and after preemption what had been generated.
+            self.led_decoder.admit(req_index, params, new_req_data.prefill_token_ids)
+            self.led_slot_of[new_req_data.req_id] = req_index
+
+    def remove_request(self, req_id: str) -> None:
+        super().remove_request(req_id)
+        if (slot := self.led_slot_of.pop(req_id, None)) is not None:
+            self.led_decoder.slots.release(slot)
+
+    def prepare_inputs(self, input_batch: Any, req_states: Any) -> dict[str, Any]:
+        states: Any = self.model.led_states
+        if self.led_decoder.slots.slots:
+            states.begin(input_batch.logits_indices)
+        else:
+            states.skip()
+        return super().prepare_inputs(input_batch, req_states)
+
+    def custom_sampler(self, sampler: Sampler) -> tuple[Any, None] | None:
+        if self.vllm_config.speculative_config is not None:
+            return None  # vLLM then samples by rejection; requests that ask for LED are refused at submission
+        sampler.__class__ = LEDSampler
+        states = sampler.sampling_states
+        states.__class__ = LEDSamplingStates
+        assert isinstance(states, LEDSamplingStates)
+        states.led_decoder = self.led_decoder
+        states.led_is_ours = np.zeros(self.max_num_reqs, dtype=bool)
+        states.led_drawn = None
+        return sampler, None
+
+
+class LEDSamplingStates(SamplingStates):
+    """Draws our rows right before min-p: logits carry the temperature and all edits, but no min-p, top-k or top-p."""
+
+    led_decoder: RequestDecoder
+    led_is_ours: np.ndarray  # (slots,) bool
+    led_drawn: Drawn | None
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        ours = not decoding_of(sampling_params.extra_args).is_standard
+        self.led_is_ours[req_idx] = ours
+        # 0.31 asks whether the request changes logits, and skips `apply_min_p` where none does; 0.26 does not ask.
+        return bool(super().add_request(req_idx, sampling_params)) or ours
+
+    def apply_min_p(self, logits: Tensor, expanded_idx_mapping: Tensor, idx_mapping_np: np.ndarray) -> None:
+        if self.led_is_ours[idx_mapping_np].any():
+            model = take_sampled_rows(logits.shape[0])
+            slots = expanded_idx_mapping.long()  # one a row: there are no draft tokens
+            self.led_drawn = self.led_decoder.draw(model, logits, slots, self.temperature.gpu[slots])
+        super().apply_min_p(logits, expanded_idx_mapping, idx_mapping_np)
+
+
+class LEDSampler(Sampler):
+    """Puts our tokens, and their log-policy where log-probabilities of what was sampled are asked for, over vLLM's."""
+
+    def sample(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        sampled, processed = super().sample(*args, **kwargs)
+        states = self.sampling_states
+        assert isinstance(states, LEDSamplingStates)
+        drawn, states.led_drawn = states.led_drawn, None
+        if drawn is None:
+            return sampled, processed
+        if drawn.active is None:  # on CPU: the rows are known
+            sampled = sampled.index_copy(0, drawn.rows, drawn.tokens.to(sampled.dtype))
+        else:
+            sampled = torch.where(drawn.active, drawn.tokens.to(sampled.dtype), sampled)
+        if kwargs["return_logprobs"] and self.logprobs_mode.startswith("processed"):
+            processed = drawn.write_policy(processed.float())  # 0.26 leaves logits in the model's dtype
+        return sampled, processed

@@ -1,0 +1,132 @@
+"""What a vLLM engine refuses at submission, with the reason, and the decoding of requests that name none."""
+
+import json
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
+
+from led_rl.decoding import PREFIX, DecodingError, DecodingParams
+from led_rl.engines.vllm_plugin.models import ARCHITECTURES
+from led_rl.engines.vllm_plugin.plugin import DEFAULT_VARIABLE
+from led_rl.sampler.capture_options import DEPTH_VARIABLE, EngineOptions
+from led_rl.sampler.request_slots import decoding_of
+from led_rl.thinking import MissingMarkersError, ThinkMarkers
+
+MOST_REMEMBERED = 4096  # decodings: clients choose their markers
+
+
+def check_request(params: Any, processor: Any) -> None:
+    """Raises VLLMValidationError if the request's `led*` keys are wrong, or ask for what the engine cannot do.
+
+    `processor`: vLLM's InputProcessor, which remembers what was found right: many requests ask for the same.
+    """
+    try:
+        decoding = decoding_of(params.extra_args)
+        if decoding.is_standard or decoding in processor.led_allowed:
+            return
+        check_engine(decoding, processor.led_options, processor.vllm_config)
+        check_markers(decoding, processor.tokenizer)
+    except (DecodingError, MissingMarkersError) as error:
+        raise VLLMValidationError(str(error), parameter="extra_args") from error
+    if len(processor.led_allowed) < MOST_REMEMBERED:
+        processor.led_allowed.add(decoding)
+
+
+def read_default(options: EngineOptions, vllm_config: Any, tokenizer: Any) -> dict[str, Any]:
+    """The request keys of LED_RL_DEFAULT; called when an engine is built, before its weights are loaded.
+
+    Raises:
+        DecodingError: the keys are wrong, or they or the options ask for what this engine cannot do.
+    """
+    model_config = vllm_config.model_config
+    if options.depth and (model_config.architectures or [None])[0] in ARCHITECTURES:
+        try:
+            options.captured_layers(model_config.hf_text_config.num_hidden_layers)
+        except ValueError as error:
+            raise DecodingError(str(error)) from error
+    text = os.environ.get(DEFAULT_VARIABLE, "")
+    try:
+        default = json.loads(text or "{}")
+        if not isinstance(default, dict):
+            raise DecodingError("it is not a JSON object")
+        if stray := [key for key in default if not is_ours(key)]:
+            raise DecodingError(f"{stray[0]!r} is not one of its keys, which start with {PREFIX}")
+        decoding = DecodingParams.from_extra_args(default)
+        if not decoding.is_standard:
+            check_engine(decoding, options, vllm_config)
+            check_markers(decoding, tokenizer)
+    except (DecodingError, MissingMarkersError, json.JSONDecodeError) as error:
+        raise DecodingError(f"the default decoding {text} ({DEFAULT_VARIABLE}): {error}") from error
+    return default
+
+
+def with_default(params: Any, default: Mapping[str, Any]) -> Any:
+    """A copy of sampling parameters that carries the default keys, unless they name a decoding themselves."""
+    if not default or not isinstance(params, SamplingParams) or any(map(is_ours, params.extra_args or ())):
+        return params
+    params = params.clone()  # one object may stand for many requests, to several engines
+    params.extra_args = {**(params.extra_args or {}), **default}
+    return params
+
+
+def is_ours(key: str) -> bool:
+    return key == PREFIX or key.startswith(PREFIX + "_")
+
+
+def check_engine(decoding: DecodingParams, options: EngineOptions, vllm_config: Any) -> None:
+    """Raises DecodingError with the first reason why an engine of this configuration cannot decode so."""
+    model_config = vllm_config.model_config
+    parallel = vllm_config.parallel_config
+    architecture = (model_config.architectures or ["unknown"])[0]
+    if not options.depth:
+        raise DecodingError(
+            f"decoding {decoding.decoding!r} asked of an engine that was started without LED: set {DEPTH_VARIABLE} to "
+            "the largest depth that requests may ask for before the engine starts"
+        )
+    refusals = {
+        f"LED supports the architectures {', '.join(ARCHITECTURES)}; this model is {architecture}": architecture
+        not in ARCHITECTURES,
+        "LED does not work with speculative decoding: draft tokens are verified against the final layer": (
+            vllm_config.speculative_config is not None
+        ),
+        "LED does not work with LoRA adapters in the engine": vllm_config.lora_config is not None,
+        "LED does not work with pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        "LED does not work with prefill context parallelism": parallel.prefill_context_parallel_size > 1,
+        "LED does not work with batches cut in two (enable_dbo, ubatch_size)": parallel.enable_dbo
+        or parallel.ubatch_size > 1,
+        "LED does not work with enable_batch_sharded_sampling": (
+            getattr(parallel, "enable_batch_sharded_sampling", False)  # vLLM 0.26 has no such option
+        ),
+        "LED follows the thinking phase by token ids: enable_prompt_embeds must be off": (
+            model_config.enable_prompt_embeds
+        ),
+    }
+    for reason, applies in refusals.items():
+        if applies:
+            raise DecodingError(reason)
+    num_layers = model_config.hf_text_config.num_hidden_layers
+    captured = options.captured_layers(num_layers)
+    if missing := [layer for layer in decoding.layers(num_layers) if layer not in captured]:
+        raise DecodingError(
+            f"the request reads layers {missing}, but this engine captures {list(captured)} "
+            f"({DEPTH_VARIABLE}={options.depth}); lower led_depth or start the engine with a larger {DEPTH_VARIABLE}"
+        )
+
+
+def check_markers(decoding: DecodingParams, tokenizer: Any) -> None:
+    markers = decoding.start_marker, decoding.end_marker
+    if decoding.think_only and tokenizer is None and any(isinstance(marker, str) for marker in markers):
+        raise DecodingError(
+            "led_think_only follows think markers, and skip_tokenizer_init leaves no tokenizer to spell them: name "
+            "led_start_marker and led_end_marker as lists of token ids"
+        )
+    if decoding.think_only:
+        _spelt(tokenizer, *markers)
+
+
+# Looking for the spellings of a marker of several tokens takes dozens of tokenisations: not for every request.
+_spelt = lru_cache(maxsize=256)(ThinkMarkers.from_tokenizer)

@@ -1,0 +1,1 @@
+"""Standard and LED decoding compared on the same problems: generation, records, statistics."""

@@ -1,0 +1,214 @@
+"""Problems x decodings x checkpoints -> records on disk; a killed evaluation goes on where it stopped.
+
+Problems run in chunks. Within a chunk every decoding ("arm") runs on the same problems, in an order that rotates from
+chunk to chunk, so that neither a drift of the machine's speed nor a warm prefix cache favours one arm's wall time.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from led_rl.engines.engine import Completion, Engine
+from led_rl.evaluation.problems import Arm, Problem, comparison_arms, fingerprint, load_problems, weights_of
+from led_rl.evaluation.records import EvaluationError, Record, RecordStore, open_records, read_records
+from led_rl.evaluation.summary import SummaryRow, summarise
+
+__all__ = [
+    "Arm",
+    "EvaluationError",
+    "Problem",
+    "SummaryRow",
+    "comparison_arms",
+    "evaluate",
+    "evaluate_main",
+    "load_problems",
+    "read_records",
+    "summarise",
+]
+FORMAT = 1
+
+
+class Reward(Protocol):
+    """A reward function of TRL's signature; None for a completion that cannot be judged."""
+
+    def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]: ...
+
+
+class ChatTokenizer(Protocol):
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any: ...
+
+    def batch_decode(self, sequences: list[list[int]], **options: Any) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Grading:
+    """How completions become right or wrong."""
+
+    reward: Reward
+    tokenizer: ChatTokenizer
+    correct_from: float = 1.0  # a sample is correct if its reward is at least this
+
+
+def evaluate(
+    engine: Engine | Callable[[], Engine],
+    tokenizer: ChatTokenizer,
+    checkpoints: Mapping[str, str],
+    problems: Sequence[Problem],
+    arms: Mapping[str, Arm],
+    reward: Reward,
+    output: str | Path,
+    *,
+    chunk_size: int | None = None,
+    correct_from: float = 1.0,
+    keep_completions: int = 1,
+    about: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> list[Record]:
+    """Runs what is missing in `output` and returns all of its records (see `summarise`).
+
+    Args:
+        engine: an engine, or a function that builds one and is called only if something is missing.
+        checkpoints: label -> folder or hub id, all of one architecture: one engine runs them all.
+        chunk_size: problems at a time: what a killed run may lose, and the unit whose times are compared. By default
+            32, or as many as make 8 chunks of fewer problems.
+        correct_from: a sample is correct if its reward is at least this.
+        keep_completions: samples per problem whose token ids are recorded (for `led_rl.evaluation.layer_entropy`).
+        about: further settings to record and to insist on, such as the reward's and the engine's name.
+
+    Raises:
+        EvaluationError: `output` holds an evaluation with other settings, or the reward's answer does not fit.
+    """
+    if not (checkpoints and problems and arms):
+        raise EvaluationError("an evaluation needs at least one checkpoint, one problem and one arm")
+    chunk_size = chunk_size or min(32, math.ceil(len(problems) / 8))
+    prompts = [prompt_ids(tokenizer, problem.problem) for problem in problems]
+    manifest = {
+        "format": FORMAT,
+        "about": dict(about or {}),
+        "arms": {name: asdict(arm) for name, arm in arms.items()},
+        "problems": {"count": len(problems), "sha256": fingerprint(problems, prompts)},
+        "chunk_size": chunk_size,
+        "correct_from": correct_from,
+        "keep_completions": keep_completions,
+        "checkpoints": {label: {"path": str(path), "weights": weights_of(path)} for label, path in checkpoints.items()},
+    }
+    grading = Grading(reward, tokenizer, correct_from)
+    chunks = math.ceil(len(problems) / chunk_size)
+    with open_records(Path(output), manifest) as store:
+        missing = {label: _missing(store, label, chunks, list(arms)) for label in checkpoints}
+        total = len(checkpoints) * chunks * len(arms)
+        done = total - sum(map(len, missing.values()))
+        with tqdm(total=total, initial=done, desc="evaluate", unit="chunk", disable=not progress) as bar:
+            for label, blocks in missing.items():
+                if not blocks:
+                    continue
+                running = engine = engine() if callable(engine) else engine
+                running.load_weights(checkpoints[label])
+                _warm_up(running, prompts[:2], [arms[name] for name in dict.fromkeys(name for _, name in blocks)])
+                for chunk, name in blocks:
+                    rows = slice(chunk * chunk_size, (chunk + 1) * chunk_size)
+                    block = _Block(label, name, chunk, list(problems[rows]), prompts[rows])
+                    speed = _run(block, arms[name], running, grading, store, keep_completions)
+                    bar.set_postfix_str(f"{label} {name}: {speed:,.0f} tokens/s")
+                    bar.update()
+    return read_records(output)
+
+
+def prompt_ids(tokenizer: ChatTokenizer, problem: str) -> list[int]:
+    """The prompt in which a problem is asked, as tokens."""
+    message = [{"role": "user", "content": problem}]
+    return list(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False))
+
+
+def _missing(store: RecordStore, checkpoint: str, chunks: int, arms: list[str]) -> list[tuple[int, str]]:
+    """(chunk, arm) still to run, the arms of each chunk in rotated order."""
+    return [
+        (chunk, arm)
+        for chunk in range(chunks)
+        for arm in (arms[(chunk + i) % len(arms)] for i in range(len(arms)))
+        if (checkpoint, arm, chunk) not in store.finished
+    ]
+
+
+def _warm_up(engine: Engine, prompts: list[list[int]], arms: list[Arm]) -> None:
+    """Untimed: first calls pay for compilation and allocation."""
+    for arm in arms:
+        engine.generate(prompts, arm.decoding, replace(arm.sampling, n=1, max_tokens=min(8, arm.sampling.max_tokens)))
+
+
+@dataclass(frozen=True)
+class _Block:
+    checkpoint: str
+    arm: str
+    chunk: int
+    problems: list[Problem]
+    prompts: list[list[int]]
+
+
+def _run(block: _Block, arm: Arm, engine: Engine, grading: Grading, store: RecordStore, keep_completions: int) -> float:
+    """Generates, grades and records one block; returns its tokens per second."""
+    # engines count their random streams from the first prompt of a call, so each chunk needs a seed of its own
+    chunk_seed = int(np.random.SeedSequence([arm.sampling.seed, block.chunk]).generate_state(1)[0]) >> 1
+    started = time.perf_counter()
+    groups = engine.generate(block.prompts, arm.decoding, replace(arm.sampling, seed=chunk_seed))
+    wall_s = time.perf_counter() - started
+    key: Record = {"checkpoint": block.checkpoint, "arm": block.arm, "chunk": block.chunk}
+    rows = [
+        {
+            "kind": "problem",
+            **key,
+            "problem": problem.id,
+            "rewards": rewards,
+            "correct": [None if reward is None else reward >= grading.correct_from for reward in rewards],
+            "thinking_tokens": [sum(completion.thinking) for completion in group],
+            "answer_tokens": [len(completion.token_ids) - sum(completion.thinking) for completion in group],
+            "finished": [completion.finished for completion in group],
+            "prompt_ids": prompt,
+            "kept": [_kept(completion) for completion in group[:keep_completions]],
+        }
+        for problem, prompt, group, rewards in zip(
+            block.problems, block.prompts, groups, grade(grading, block.problems, groups), strict=True
+        )
+    ]
+    tokens = sum(len(completion.token_ids) for group in groups for completion in group)
+    store.append(rows, {"kind": "chunk", **key, "problems": len(rows), "wall_s": wall_s, "tokens": tokens})
+    return tokens / wall_s
+
+
+def _kept(completion: Completion) -> dict[str, Any]:
+    thinking = "".join("1" if thought else "0" for thought in completion.thinking)
+    return {"token_ids": completion.token_ids, "thinking": thinking}
+
+
+def grade(
+    grading: Grading, problems: Sequence[Problem], groups: Sequence[Sequence[Completion]]
+) -> list[list[float | None]]:
+    """Rewards of each problem's completions, decoded and passed as in TRL; None where there is nothing to judge."""
+    repeated = [problem for problem, group in zip(problems, groups, strict=True) for _ in group]
+    token_ids = [completion.token_ids for group in groups for completion in group]
+    texts = grading.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+    names = dict.fromkeys(name for problem in problems for name in problem.columns)
+    columns = {name: [problem.columns.get(name) for problem in repeated] for name in names}
+    rewards = grading.reward(
+        prompts=[[{"role": "user", "content": problem.problem}] for problem in repeated],
+        completions=[[{"role": "assistant", "content": text}] for text in texts],
+        completion_ids=token_ids,
+        **({"problem": [problem.problem for problem in repeated]} | columns),
+    )
+    if len(rewards) != len(repeated):
+        raise EvaluationError(f"the reward returned {len(rewards)} values for {len(repeated)} completions")
+    values = iter(None if reward is None or math.isnan(reward) else float(reward) for reward in rewards)
+    return [[next(values) for _ in group] for group in groups]
+
+
+def evaluate_main(argv: Sequence[str] | None = None) -> int:
+    """`led-rl evaluate`: returns the process's exit code."""
+    from led_rl.commands.evaluation import main
+
+    return main(argv)

@@ -1,0 +1,1 @@
+"""Draws LED's tokens for a batch of requests; knows no engine."""

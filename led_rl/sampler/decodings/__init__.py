@@ -1,0 +1,12 @@
+"""The engine's decodings: one small file each, over a pure function of the method layer. See docs/decodings.md."""
+
+from led_rl.sampler.decodings.led import draw_led
+from led_rl.sampler.decodings.led_reference import draw_led_reference
+from led_rl.sampler.decodings.top_k_control import draw_top_k_control
+from led_rl.sampler.step import Decoding
+
+DRAWS: dict[str, Decoding] = {
+    "led": draw_led,
+    "led_reference": draw_led_reference,
+    "top_k_control": draw_top_k_control,
+}

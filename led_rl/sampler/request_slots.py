@@ -1,0 +1,268 @@
+"""Per-request decoding state on the device: one slot a request, updated in the decode loop without a host sync."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from led_rl.decoding import AGGREGATIONS, DECODINGS, PREFIX, DecodingParams
+from led_rl.sampler.uniforms import key_of
+from led_rl.thinking import PhaseAutomaton, ThinkMarkers
+
+# Columns of the settings table; the columns from ORDER on hold each row's latent layers, as indices into the captured.
+KNOWN, DECODING, DEPTH, K, EXPLOIT, COIN, AGGREGATION, NORMED, GREEDY, KEY, ORDER = range(11)
+NEVER, ALWAYS = 0, 1  # states of rows that never, and always, decode as their request asks
+MOST_MARKERS = 64  # distinct think markers followed at a time, unless admitted requests use more
+_FLAGS = (EXPLOIT, COIN, AGGREGATION, NORMED, GREEDY)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the admitted requests need of a step: where all agree, the work of telling them apart is left out."""
+
+    decodings: tuple[int, ...]
+    k: int  # most candidates of a request
+    same_k: bool
+    latents: int  # most latent layers of a request
+    same_depth: bool
+    shared: dict[int, int | None]  # by column: the value that all requests share, or None
+    order: tuple[int, ...] | None  # captured layers that all requests read, if they agree
+
+
+@dataclass
+class Slot:
+    """Host side of an admitted request."""
+
+    params: DecodingParams
+    extra_args: Mapping[str, Any]
+    row: list[int]  # of the settings table
+    markers: ThinkMarkers | None  # None: it never changes its phase
+
+
+class DecodingSlots:
+    """Settings, thinking phase and statistics of up to `count` requests; a spare slot is for rows that decode as usual.
+
+    Attributes:
+        settings: (count + 1, columns) int64.
+        state: (count + 1,) int64 state in the stacked automata of all think markers in use.
+        sums: (count + 1, statistics) float64 of each slot's request so far, but for the batch at work (`at`).
+    """
+
+    def __init__(
+        self, count: int, captured_layers: tuple[int, ...], num_layers: int, statistics: int, device: torch.device
+    ):
+        self.captured = captured_layers
+        self.num_layers = num_layers
+        self.device = device
+        self.spare = count
+        self.settings = torch.zeros(count + 1, ORDER + len(captured_layers), dtype=torch.int64, device=device)
+        self.state = torch.zeros(count + 1, dtype=torch.int64, device=device)
+        self.sums = torch.zeros(count + 1, statistics, dtype=torch.float64, device=device)
+        self.retired = torch.zeros(statistics, dtype=torch.float64, device=device)  # of slots that were taken anew
+        self.generation = 0  # grows when requests join or leave
+        self.slots: dict[int, Slot] = {}
+        self.staged: dict[int, tuple[list[int], int]] = {}
+        self._needs: Needs | None = None
+        self._working: Working | None = None
+        self._automata: dict[ThinkMarkers, int] = {}
+        self._install_automata()
+
+    def admit(
+        self,
+        slot: int,
+        extra_args: Mapping[str, Any],
+        markers: ThinkMarkers | None,
+        token_ids: Sequence[int],
+        seed: int,
+        temperature: float,
+    ) -> None:
+        """Takes `slot` for a request of which `token_ids` (prompt, and output so far) are known.
+
+        Tokens not known yet (async scheduling leaves -1 placeholders) are followed on the device instead. Without
+        markers the request thinks to its end.
+        """
+        params = decoding_of(extra_args)
+        known = next((i for i, token in enumerate(token_ids) if token < 0), len(token_ids))
+        state = ALWAYS
+        if not params.think_only:
+            markers = None
+        if markers is not None:
+            unmarked = params.think_start == "prompt"
+            state = self._offset(markers) + markers.automaton.state_after(token_ids[:known], unmarked)
+        layers = params.layers(self.num_layers)
+        row = [0] * self.settings.shape[1]
+        row[KNOWN], row[DECODING], row[DEPTH] = known, DECODINGS.index(params.decoding), 1 + len(layers)
+        row[K], row[EXPLOIT], row[COIN] = params.k, params.exploit, params.draw == "coin"
+        row[AGGREGATION], row[NORMED] = AGGREGATIONS.index(params.aggregation), params.latent_norm
+        row[GREEDY], row[KEY] = temperature == 0, key_of(seed)
+        row[ORDER : ORDER + len(layers)] = [self.captured.index(layer) for layer in layers]
+        self.slots[slot] = Slot(params, extra_args, row, markers)
+        self.staged[slot] = row, state
+        self._needs = None
+
+    def release(self, slot: int) -> None:
+        del self.slots[slot]
+        self.staged[slot] = [0] * self.settings.shape[1], NEVER
+        self._needs = None
+
+    def flush(self) -> None:
+        """Moves what was admitted or released since the last step to the device, in one transfer."""
+        self.settle()
+        if not self.staged:
+            return
+        slots = self.to_device(list(self.staged))
+        rows = self.to_device([[state, *row] for row, state in self.staged.values()])
+        self.state[slots], self.settings[slots] = rows[:, 0], rows[:, 1:]
+        self.generation += 1
+        self.retired += self.sums[slots].sum(0)
+        self.sums[slots] = 0.0
+        self.staged.clear()
+
+    def needs(self) -> Needs:
+        """Of the requests admitted now, at least one; worked out when they change, not at every step."""
+        if self._needs is None:
+            rows = [slot.row for slot in self.slots.values()]
+            orders = {tuple(row[ORDER : ORDER + row[DEPTH] - 1]) for row in rows}
+            seen = {column: {row[column] for row in rows} for column in (DECODING, K, DEPTH, *_FLAGS)}
+            self._needs = Needs(
+                decodings=tuple(sorted(seen[DECODING])),
+                k=max(seen[K]),
+                same_k=len(seen[K]) == 1,
+                latents=max(seen[DEPTH]) - 1,
+                same_depth=len(seen[DEPTH]) == 1,
+                shared={column: next(iter(seen[column])) if len(seen[column]) == 1 else None for column in _FLAGS},
+                order=next(iter(orders)) if len(orders) == 1 else None,
+            )
+        return self._needs
+
+    def at(self, index: Tensor, temperature: Tensor) -> "Working":
+        """The slots of a batch's rows (rows,), `spare` for rows that decode as usual, to work on in the batch's order.
+
+        Their working copy is kept while the caller hands in the same tensor and no request joins or leaves.
+        """
+        if self.staged:
+            self.flush()
+        if self._working is None or self._working.index is not index:
+            self.settle()
+            self._working = Working(self, index, temperature)
+        return self._working
+
+    def settle(self) -> None:
+        """Writes the working copy back to the tables."""
+        if self._working is not None:
+            self.state[self._working.index] = self._working.state
+            self.sums[self._working.index] = self._working.sums
+            self._working = None
+
+    def _offset(self, markers: ThinkMarkers) -> int:
+        if markers not in self._automata:
+            if len(self._automata) >= MOST_MARKERS:
+                self._forget_unused_markers()
+            self._automata[markers] = len(self.thinks)
+            self._install_automata()
+        return self._automata[markers]
+
+    def _forget_unused_markers(self) -> None:
+        """Drops the automata of no admitted request: clients choose their markers, and the tables must not grow."""
+        self.flush()
+        before, self._automata = self._automata, {}
+        of_slot = {slot: held.markers for slot, held in self.slots.items() if held.markers is not None}
+        self._install_automata()
+        for markers in dict.fromkeys(of_slot.values()):
+            self._offset(markers)
+        moved = [self._automata[markers] - before[markers] for markers in of_slot.values()]
+        if moved:
+            self.state.index_add_(0, self.to_device(list(of_slot)), self.to_device(moved))
+
+    def _install_automata(self) -> None:
+        """Stacks the automata of all markers in use, after the two constant states. Letter 0 is any other token."""
+        automata: list[PhaseAutomaton] = [markers.automaton for markers in self._automata]
+        letters = max((len(automaton.alphabet) for automaton in automata), default=1)
+        alphabet = [[-2] * letters, [-2] * letters]
+        goto = [[NEVER] * (letters + 1), [ALWAYS] * (letters + 1)]
+        thinks = [False, True]
+        for automaton in automata:
+            offset, unused = len(thinks), letters - len(automaton.alphabet)
+            for state, row in enumerate(automaton.goto):
+                *by_letter, other = [offset + target for target in row]
+                alphabet.append([*automaton.alphabet] + [-2] * unused)
+                goto.append([other, *by_letter] + [other] * unused)
+                thinks.append(automaton.thinks(state))
+        self.alphabet, self.goto = self.to_device(alphabet), self.to_device(goto)
+        self.thinks = torch.tensor(thinks).to(self.device)
+        self.symbols = torch.arange(1, letters + 1, device=self.device)
+        automata_tables = (self.alphabet, self.goto, self.thinks)
+        self.host_automata = () if self.device.type == "cuda" else tuple(t.numpy() for t in automata_tables)
+
+    def to_device(self, values: list[Any]) -> Tensor:
+        host = torch.tensor(values)
+        return host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host
+
+
+class Working:
+    """What the slots of one batch hold, in the order of its rows.
+
+    Attributes:
+        index: (rows,) slots.
+        rows: (rows,) 0, 1, ...
+        settings: (rows, columns) and `keys`, `known` of them; `known_column` as (rows, 1) float64.
+        temperature: (rows,), 1 for greedy rows.
+        state, sums: as in the tables, to be written back.
+        host: settings, state and sums as NumPy arrays over the same memory, on CPU.
+    """
+
+    def __init__(self, slots: DecodingSlots, index: Tensor, temperature: Tensor):
+        self.slots = slots
+        self.index = index
+        self.rows = torch.arange(len(index), device=index.device)
+        self.settings = slots.settings[index]
+        self.keys, self.known = self.settings[:, KEY], self.settings[:, KNOWN]
+        self.known_column = self.known[:, None].double()
+        self.temperature = torch.where(self.settings[:, GREEDY].bool(), 1.0, temperature)
+        self.state, self.sums = slots.state[index], slots.sums[index]
+        self._last_known = self.known - 1
+        self.host = () if index.is_cuda else tuple(t.numpy() for t in (self.settings, self.state, self.sums))
+
+    def follow(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Follows the think markers and says which rows decode as their request asks now, (rows,) bool.
+
+        Args:
+            tokens: (rows,) token fed in at each row.
+            positions: (rows,) its position. Only tokens past what the host scanned at admission count: a chunk of
+                prefill may end on a marker that a later prompt token overrules. Rows of an unfinished prefill decode
+                as usual: their token is thrown away.
+        """
+        slots = self.slots
+        hit = slots.alphabet[self.state] == tokens[:, None]  # (rows, letters), at most one
+        after = slots.goto[self.state, (hit * slots.symbols).sum(-1)]
+        self.state = torch.where(positions >= self.known, after, self.state)
+        return slots.thinks[self.state] & (positions >= self._last_known)
+
+
+def decoding_of(extra_args: Mapping[str, Any] | None) -> DecodingParams:
+    """`DecodingParams.from_extra_args`, remembered: many requests ask for the same."""
+    if not extra_args:
+        return STANDARD
+    ours = ((k, *_typed(v)) for k, v in extra_args.items() if k.startswith(PREFIX))
+    try:
+        return _remembered(tuple(ours))
+    except TypeError:  # a value that cannot be hashed is wrong: say so
+        return DecodingParams.from_extra_args(extra_args)
+
+
+def _typed(value: Any) -> tuple[Any, Any]:
+    """A value and its type: 1, 1.0 and true are equal, but not all of them right."""
+    if isinstance(value, list | tuple):
+        return tuple(value), tuple(map(type, value))
+    return value, type(value)
+
+
+STANDARD = DecodingParams()
+
+
+@lru_cache(maxsize=4096)
+def _remembered(items: tuple[tuple[str, Hashable, Hashable], ...]) -> DecodingParams:
+    return DecodingParams.from_extra_args({key: value for key, value, _ in items})

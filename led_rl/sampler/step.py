@@ -1,0 +1,194 @@
+"""One step of the rows that decode in one way of ours: what a decoding (decodings/) is given and what it gives back."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from led_rl.sampler.latent_layers import Head, LatentStatistics
+from led_rl.sampler.request_slots import (
+    AGGREGATION,
+    COIN,
+    DEPTH,
+    EXPLOIT,
+    GREEDY,
+    NORMED,
+    ORDER,
+    K,
+    Needs,
+)
+
+
+class Read(NamedTuple):
+    """Latent layers that were read: of `rows`, or of all rows, of which those in `mask` count."""
+
+    rows: Tensor | None  # (m,) indices of the step's rows, where they are known without a sync; None: all, m = n
+    mask: Tensor | None  # (n,) bool if rows is None and not all count
+    depth: Tensor  # (m,) j*: latent layers in the aggregate
+    table: Tensor  # (m, depth, k) posteriors
+
+
+class Draw(NamedTuple):
+    """What a decoding drew."""
+
+    tokens: Tensor  # (n,) int64
+    candidates: Tensor  # (n, k) int64: where the policy may be above zero
+    policy: Tensor  # (n, k) float64: the distribution the token was drawn from
+    explored: Tensor  # (n,) probability, or 0 and 1, that the latent branch was drawn from
+    confidence: Tensor  # (n,) max p_L
+    read: Read | None = None
+
+
+@dataclass
+class Step:
+    """The rows of a step that decode in one way of ours."""
+
+    logits: Tensor  # (n, vocab) float32, after temperature and everything that edits the final layer's logits
+    rows: Tensor  # (n,) int64 rows of the engine's batch
+    settings: Tensor  # (n, columns) of decoding_slots
+    temperature: Tensor  # (n,), 1 for greedy rows
+    uniform: Tensor  # (n,) float64 in [0, 1)
+    needs: Needs
+    model: "LatentModel"
+    read_all: bool  # read the latent layers of every row: the first batch is verified
+    wants_entropy: bool  # of the final layer, over the whole vocabulary
+    entropy_final: Tensor | None = None  # (n,) nats, if wanted, once `final_layer` was called
+
+    def flag(self, column: int) -> Tensor | None:
+        """(n,) bool of a yes-no setting; None where every request says no."""
+        return None if self.needs.shared[column] == 0 else self.settings[:, column].bool()
+
+    def candidates(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The k most probable tokens of the final layer: (n, k) ids, logits, and which of them may be drawn."""
+        k = min(self.needs.k, self.logits.shape[-1])
+        final, candidates = top_k(self.logits, k)
+        allowed = ~torch.isneginf(final)
+        if not self.needs.same_k:
+            allowed &= torch.arange(k, device=final.device) < self.settings[:, K, None]
+        return candidates, final, allowed
+
+    def final_layer(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Candidates (n, k), their posteriors under the final layer (n, k) float64, and which of them may be drawn."""
+        candidates, final, allowed = self.candidates()
+        log_p_top, self.entropy_final = log_p_of(self.logits, candidates[:, :1], self.wants_entropy)
+        return candidates, (final - final[:, :1] + log_p_top).double().exp(), allowed
+
+    def greedy(self) -> Tensor | None:
+        return self.flag(GREEDY)
+
+    def all_coin(self) -> bool:
+        return self.needs.shared[COIN] == 1
+
+    def coin(self) -> Tensor | None:
+        return self.flag(COIN)
+
+    def exploit(self) -> Tensor | None:
+        """(n,) False where a row always explores; None where every row may exploit."""
+        return None if self.needs.shared[EXPLOIT] == 1 else self.settings[:, EXPLOIT].bool()
+
+    def depth(self) -> Tensor | None:
+        return None if self.needs.same_depth else self.settings[:, DEPTH]
+
+    def aggregation(self) -> int | Tensor:
+        shared = self.needs.shared[AGGREGATION]
+        return self.settings[:, AGGREGATION] if shared is None else shared
+
+    def latent_statistics(self, candidates: Tensor, subset: Tensor | None, needed: Tensor | None) -> LatentStatistics:
+        """Log-normalisers and candidate logits of each row's own latent layers.
+
+        Args:
+            candidates: (n, k) of the rows asked for.
+            subset: (n,) indices into this step's rows; None: all of them.
+            needed: (n,) bool on the device; the result of other rows is unspecified.
+        """
+        settings, rows, temperature = self.settings, self.rows, self.temperature
+        if subset is not None:
+            rows, temperature = rows[subset], temperature[subset]
+        order: Tensor | tuple[int, ...] | None = self.needs.order
+        normed = None
+        if order is None or self.needs.shared[NORMED] != 0:
+            settings = settings if subset is None else settings[subset]
+            normed = None if self.needs.shared[NORMED] == 0 else settings[:, NORMED].bool()
+            order = settings[:, ORDER : ORDER + self.needs.latents] if order is None else order
+        return self.model.latent_statistics(order, rows, candidates, 1.0 / temperature, normed, needed)
+
+    def latent_logits(self) -> list[Tensor]:
+        """(n, vocab) float32 logits after temperature of each latent layer, whole: slow."""
+        normed = None if self.needs.shared[NORMED] == 0 else self.settings[:, NORMED].bool()
+        order = self.settings[:, ORDER : ORDER + self.needs.latents]
+        return [
+            self.model.latent_logits(order[:, i], self.rows, normed).float() / self.temperature[:, None]
+            for i in range(self.needs.latents)
+        ]
+
+
+class LatentModel(Protocol):
+    """A model that kept the latent states of the step's rows (vllm_models.LatentStatesMixin)."""
+
+    led_states: Any
+
+    def led_head(self) -> Head: ...
+
+    def latent_logits(self, order: Tensor, rows: Tensor, normed: Tensor | None) -> Tensor: ...
+
+    def latent_statistics(
+        self,
+        order: Tensor | tuple[int, ...],
+        rows: Tensor | int,
+        candidates: Tensor,
+        scale: Tensor,
+        normed: Tensor | None,
+        needed: Tensor | None,
+    ) -> LatentStatistics: ...
+
+
+class Decoding(Protocol):
+    """A way of drawing the tokens of some rows. Pure: no state from step to step."""
+
+    def __call__(self, step: Step) -> Draw: ...
+
+
+ROWS_AT_ONCE = 1 << 18  # logits: a CPU core's cache holds what one pass leaves for the next
+
+
+def log_p_of(logits: Tensor, tokens: Tensor, wants_entropy: bool) -> tuple[Tensor, Tensor | None]:
+    """log softmax of (n, vocab) logits at (n, 1) tokens, (n, 1), and if wanted the softmax's entropy in nats, (n,).
+
+    `log_softmax` is one fused pass where `logsumexp` takes six; on CPU its output never leaves the cache.
+    """
+    n, vocab = logits.shape
+    step = n if logits.is_cuda else max(1, ROWS_AT_ONCE // vocab)
+    picked, entropies = [], []
+    for first in range(0, n, step):
+        log_p = torch.log_softmax(logits[first : first + step], dim=-1)
+        picked.append(log_p.gather(1, tokens[first : first + step]))
+        if wants_entropy:
+            entropies.append(entropy_of(log_p))
+    whole = picked[0] if len(picked) == 1 else torch.cat(picked)
+    return whole, torch.cat(entropies) if wants_entropy else None
+
+
+def entropy_of(log_p: Tensor) -> Tensor:
+    """(n,) nats, from (n, vocab) log-probabilities, of which some may be -inf."""
+    return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
+
+
+BLOCK = 64
+
+
+def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`logits.topk(k)`, faster over a large vocabulary: the k largest lie in the k blocks of largest maximum."""
+    rows, vocab = logits.shape
+    blocks = vocab // BLOCK
+    if blocks < 8 * k or not logits.is_contiguous():
+        values, index = logits.topk(k, dim=-1)
+        return values, index
+    main = logits[:, : blocks * BLOCK].view(rows, blocks, BLOCK)
+    best = main.amax(-1).topk(k, dim=-1).indices  # (rows, k)
+    ids = (best[:, :, None] * BLOCK + torch.arange(BLOCK, device=logits.device)).flatten(1)  # (rows, k * BLOCK)
+    if blocks * BLOCK < vocab:
+        tail = torch.arange(blocks * BLOCK, vocab, device=logits.device).expand(rows, -1)
+        ids = torch.cat([ids, tail], dim=1)
+    values, index = logits.gather(1, ids).topk(k, dim=-1)
+    return values, ids.gather(1, index)

@@ -1,0 +1,1 @@
+"""Decides whether two mathematical answers are equal."""

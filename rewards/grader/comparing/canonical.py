@@ -1,0 +1,212 @@
+"""An answer without its wording: labels, chains of equalities, plus-minus signs and approximations resolved."""
+
+from collections.abc import Callable
+
+from rewards.grader.comparing.amounts import as_decimal, same_amount, split_unit
+from rewards.grader.comparing.numeric import Undefined, real_value
+from rewards.grader.syntax_tree import (
+    Apply,
+    Bracketed,
+    Congruence,
+    Listing,
+    Matrix,
+    Node,
+    PlusMinus,
+    Power,
+    Product,
+    Ratio,
+    Relation,
+    SetOf,
+    SetOperation,
+    Sum,
+    Symbol,
+    TooLarge,
+    Unit,
+    Unreadable,
+    contains,
+    free_symbols,
+    negative,
+)
+
+WORST_APPROXIMATION = 0.1  # relative
+FUNCTION_NAMES = frozenset({"f", "g", "h", "F", "G", "H", "P", "Q"})
+
+
+def canonical(node: Node) -> Node:
+    """The node with every relation, list and plus-minus in it in the form that comparison expects.
+
+    Raises Unreadable for a contradiction such as 2 + 2 = 5.
+    """
+    if isinstance(node, Listing | SetOf):
+        items: list[Node] = []
+        for item in node.items:
+            inner = canonical(item)
+            items += inner.items if isinstance(inner, Listing) and contains(item, PlusMinus) else [inner]
+        return SetOf(tuple(items)) if isinstance(node, SetOf) else Listing(tuple(items), node.joint)
+    if isinstance(node, Bracketed) and contains(node, PlusMinus) and not isinstance(node, Relation):
+        return Listing(tuple(dict.fromkeys(canonical(side) for side in _both_signs(node))))
+    if contains(node, PlusMinus):
+        return Listing(tuple(dict.fromkeys(canonical(side) for side in _both_signs(node))))
+    if isinstance(node, Relation):
+        return _relation(node)
+    if isinstance(node, Bracketed):
+        return Bracketed(node.opening, node.closing, tuple(canonical(item) for item in node.items))
+    if isinstance(node, Matrix):
+        return Matrix(tuple(tuple(canonical(entry) for entry in row) for row in node.rows))
+    return node
+
+
+def _both_signs(node: Node) -> tuple[Node, Node]:
+    return _signed(node, False), _signed(node, True)
+
+
+def _signed(node: Node, minus: bool) -> Node:
+    if isinstance(node, PlusMinus):
+        operand = _signed(node.operand, minus)
+        return negative(operand) if minus != node.flipped else operand
+    return rebuilt(node, lambda child: _signed(child, minus))
+
+
+def rebuilt(node: Node, change: Callable[[Node], Node]) -> Node:
+    """The node with every direct child changed."""
+    match node:
+        case Sum(parts):
+            return Sum(tuple(map(change, parts)))
+        case Product(parts):
+            return Product(tuple(map(change, parts)))
+        case Power(base, exponent):
+            return Power(change(base), change(exponent))
+        case Apply(function, parts):
+            return Apply(function, tuple(map(change, parts)))
+        case Bracketed(opening, closing, parts):
+            return Bracketed(opening, closing, tuple(map(change, parts)))
+        case SetOf(parts):
+            return SetOf(tuple(map(change, parts)))
+        case Listing(parts, joint):
+            return Listing(tuple(map(change, parts)), joint)
+        case Relation(parts, operators):
+            return Relation(tuple(map(change, parts)), operators)
+        case Ratio(parts):
+            return Ratio(tuple(map(change, parts)))
+        case SetOperation(operator, left, right):
+            return SetOperation(operator, change(left), change(right))
+        case Congruence(left, right, modulus):
+            return Congruence(change(left), change(right), change(modulus))
+        case Matrix(rows):
+            return Matrix(tuple(tuple(map(change, row)) for row in rows))
+    return node
+
+
+def _relation(node: Relation) -> Node:
+    sides, operators = list(node.sides), list(node.operators)
+    if "~" in operators:
+        _check_approximations(sides, operators)
+        first = operators.index("~")
+        if first == 0 and ((isinstance(sides[0], Symbol) and free_symbols(sides[0])) or _is_label(sides[0])):
+            operators[0] = "="  # x ≈ 3.14 gives a value
+        else:
+            sides, operators = sides[: first + 1], operators[:first]  # π ≈ 3.14: the exact value counts
+        if "~" in operators:
+            first = operators.index("~")
+            sides, operators = sides[: first + 1], operators[:first]
+    if _is_label(sides[0]) and len(sides) > 1 and operators[0] in ("=", "in"):
+        sides, operators = sides[1:], operators[1:]
+    if not operators:
+        return canonical(sides[0])
+    if operators == ["in"] and (isinstance(sides[0], Bracketed) or isinstance(sides[1], SetOf)):
+        return canonical(sides[1])  # (x, y) in {(1, 2), (2, 1)}
+    if operators[0] == "in" and len(sides) == 2 and not isinstance(sides[1], Relation):
+        return Relation((sides[0], canonical(sides[1])), ("in",))
+    if all(operator == "=" for operator in operators):
+        return _equality([canonical(side) for side in sides])
+    return Relation(tuple(sides), tuple(operators))
+
+
+def _check_approximations(sides: list[Node], operators: list[str]) -> None:
+    """Raises Unreadable for an approximation that is none, such as 5 ≈ 6."""
+    for left, operator, right in zip(sides, operators, sides[1:], strict=False):
+        if operator == "~" and not free_symbols(left) and not free_symbols(right):
+            try:
+                a, b = real_value(split_unit(left)[0]), real_value(split_unit(right)[0])
+            except Undefined:
+                continue
+            if a is not None and b is not None and abs(a - b) > WORST_APPROXIMATION * max(abs(a), abs(b)):
+                raise Unreadable("a contradiction")
+
+
+def _equality(sides: list[Node]) -> Node:
+    """An equation, an assignment, or the value of a chain such as x = 2 + 3 = 5."""
+    head = sides[0]
+    is_name = _is_name(head, sides[1])
+    if (is_name and len(sides) > 2) or not free_symbols(Listing(tuple(sides))):
+        values = sides[1:] if is_name else sides
+        best = next((value for value in reversed(values) if as_decimal(value) is None), values[-1])
+        if isinstance(best, Listing | SetOf | Bracketed | Matrix | Relation):
+            return Relation((head, best), ("=",)) if is_name else best
+        if not all(isinstance(value, type(best)) or same_amount(value, best) for value in values if value != best):
+            raise Unreadable("a contradiction")
+        if any(value != best and not same_amount(value, best) for value in values):
+            raise Unreadable("a contradiction")
+        return Relation((head, best), ("=",)) if is_name else best
+    if not is_name and all(_same_expressions(head, side) for side in sides[1:]):
+        return sides[-1]  # an identity such as x^2 - 1 = (x - 1)(x + 1)
+    if isinstance(head, Bracketed) and all(isinstance(item, Symbol) for item in head.items) and len(sides) == 2:
+        return sides[1]  # (x, y) = (1, 2)
+    return Relation(tuple(sides), ("=",) * (len(sides) - 1))
+
+
+def _same_expressions(a: Node, b: Node) -> bool:
+    plain = (Sum, Product, Power, Apply)
+    try:
+        return isinstance(a, plain) and isinstance(b, plain) and same_amount(a, b)
+    except (TooLarge, Unreadable):
+        return False
+
+
+def _is_label(node: Node) -> bool:
+    """Words before an equals sign, such as Area = 42."""
+    if isinstance(node, Product):
+        return all(_is_label(factor) for factor in node.factors)
+    return isinstance(node, Unit)
+
+
+def _is_name(node: Node, value: Node) -> bool:
+    if isinstance(node, Symbol):
+        return node.name not in free_symbols(value) and bool(free_symbols(node))
+    return _function_name(node, value) is not None
+
+
+def _function_name(node: Node, value: Node) -> str | None:
+    """f(x), P(A), a segment AB, |S|, m + n: names of a value that may be left out."""
+    if isinstance(node, Apply) and node.function in ("abs", "norm") and isinstance(node.arguments[0], Symbol):
+        return node.function if not free_symbols(value) else None
+    if isinstance(node, Sum) and all(isinstance(term, Symbol) for term in node.terms) and not free_symbols(value):
+        return "sum"
+    if isinstance(node, Product) and len(node.factors) == 2:
+        first, second = node.factors
+        if isinstance(first, Power) and isinstance(first.base, Symbol) and first.base.name in FUNCTION_NAMES:
+            first = first.base  # the inverse of f
+        if not isinstance(first, Symbol):
+            return None
+        name = first.name
+        if isinstance(second, Symbol) and second.name.startswith("angle "):
+            return second.name  # the measure of an angle
+        applied = isinstance(second, Symbol) and second.name in free_symbols(value)  # y(t) = 3t
+        segment = name.isupper() and isinstance(second, Symbol) and second.name.isupper()
+        if (name[0] in FUNCTION_NAMES or segment or applied) and name not in free_symbols(value):
+            return name
+    return None
+
+
+def assignment(node: Node) -> tuple[str | None, Node] | None:
+    """Name and value of `x = 5` or `5 = x`; the name is None where it is a mere label such as f(x)."""
+    if not (isinstance(node, Relation) and node.operators == ("=",)):
+        return None
+    for name, value in (node.sides, node.sides[::-1]):
+        if isinstance(name, Symbol) and _is_name(name, value):
+            if name == node.sides[1] and free_symbols(value):
+                continue
+            return name.name, value
+        if _function_name(name, value):
+            return None, value
+    return None

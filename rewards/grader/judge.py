@@ -1,0 +1,172 @@
+"""Whether a text's final answer equals a gold: extraction, reading, comparison. Runs inside a worker process."""
+
+import re
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rewards.answer_text.boxes import final_answer, final_boxes
+from rewards.choice_letter import letter_of
+from rewards.grader.comparing.comparison import equal
+from rewards.grader.comparing.exact import NotRational, rational
+from rewards.grader.reading.notation import normalise
+from rewards.grader.reading.readings import has_dimension, loose_unit_reading, readings
+from rewards.grader.reading.wording import clock_time, plain_text
+from rewards.grader.syntax_tree import (
+    MINUS_ONE,
+    Node,
+    Power,
+    TooLarge,
+    Unreadable,
+    Unsupported,
+    Words,
+    children,
+    free_symbols,
+)
+
+sys.set_int_max_str_digits(20_000)
+_NO_GOLD = frozenset({"none", "null", "nan", "n/a", "na", "[]", "()", "nil", "unknown", "?", "[none]", "<na>"})
+_LETTER_FONTS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|bf|rm)(?![A-Za-z])|[{}$*]")
+_CHOICE = re.compile(r"^\s*\(?\s*([A-J])\s*\)?\s*\.?\s*$")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`correct` is None when the gold is unusable; `extracted` is the answer as written, None if there is none."""
+
+    correct: bool | None
+    extracted: str | None
+    reason: str
+
+
+def grade(text: str | None, gold: str, unboxed: str = "none") -> Verdict:
+    """Judges the text after the think part; None stands for a think part that was never closed."""
+    if problem := gold_problem(gold):
+        return Verdict(None, None, f"unusable gold: {problem}")
+    if text is None:
+        return Verdict(False, None, "think part not closed")
+    answer, reason = final_answer(text, unboxed)
+    if answer is None:
+        return Verdict(False, None, reason)
+    try:
+        return Verdict(*_compared(gold_answer(gold), answer))
+    except TooLarge as error:
+        return Verdict(False, answer, f"too large: {error}")
+    except Unreadable as error:
+        return Verdict(False, answer, f"unreadable: {error}")
+    except (RecursionError, ArithmeticError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        return Verdict(False, answer, f"cannot be compared: {type(error).__name__}: {error}"[:300])
+
+
+@lru_cache(maxsize=8192)
+def gold_problem(gold: str) -> str | None:
+    """What is wrong with a gold, None if it is usable: it must be readable and equal to itself."""
+    answer = gold_answer(gold)
+    plain = plain_text(answer)
+    if not plain:
+        return "is empty"
+    if plain in _NO_GOLD:
+        return f"is {plain!r}"
+    try:
+        if not same_answer(answer, answer):
+            return "does not equal itself"
+        if _divides_by_zero(answer):
+            return "divides by zero"
+    except (TooLarge, Unreadable) as error:
+        return f"cannot be read: {error}"
+    except (RecursionError, ArithmeticError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        return f"cannot be compared: {type(error).__name__}: {error}"[:300]
+    return None
+
+
+def _divides_by_zero(answer: str) -> bool:
+    def undefined(node: Node) -> bool:
+        if isinstance(node, Power) and node.exponent == MINUS_ONE and not free_symbols(node.base):
+            try:
+                return rational(node.base) == 0
+            except NotRational:
+                return False
+        return any(undefined(child) for child in children(node))
+
+    try:
+        return any(undefined(node) for node in readings(answer))
+    except ZeroDivisionError:
+        return True
+    except Unsupported:
+        return False
+
+
+def gold_answer(gold: str) -> str:
+    """The answer in a gold: what follows `####`, or its final box, or all of it."""
+    if "####" in gold:
+        gold = gold.rpartition("####")[2]
+    boxes = final_boxes(gold)
+    return ", ".join(boxes) if boxes else gold.strip()
+
+
+def _compared(gold: str, answer: str) -> tuple[bool, str, str]:
+    same = same_answer(gold, answer)
+    return same, answer, "equal" if same else "different"
+
+
+def same_answer(gold: str, answer: str) -> bool:
+    """Whether two answers are the same. Raises TooLarge or Unreadable when that cannot be told."""
+    if (letter := _CHOICE.match(_LETTER_FONTS.sub("", gold))) and (given := letter_of(answer)):
+        return given == letter.group(1)
+    try:
+        golds = readings(gold)
+    except Unsupported:
+        return _same_by_library(gold, answer)
+    try:
+        answers = readings(answer)  # an integral left as it stands is no answer to a gold that is none
+    except TooLarge:
+        if _same_writing(gold, answer):
+            return True
+        raise
+    problem: TooLarge | None = None
+    for left in golds:
+        for right in answers:
+            try:
+                if equal(left, right):
+                    return True
+            except TooLarge as error:
+                problem = error
+            except Unreadable:
+                continue
+    if _same_with_loose_unit(gold, answer, golds, answers) or _same_time(gold, answer, golds, answers):
+        return True
+    if problem is not None:
+        raise problem
+    return False
+
+
+def _same_writing(gold: str, answer: str) -> bool:
+    return "".join(normalise(gold).split()) == "".join(normalise(answer).split())
+
+
+def _same_by_library(gold: str, answer: str) -> bool:
+    from rewards.grader.comparing.algebra import same_by_library
+
+    written, other = normalise(gold), normalise(answer)
+    return "".join(written.split()) == "".join(other.split()) or same_by_library(written, other)
+
+
+def _same_with_loose_unit(gold: str, answer: str, golds: tuple[Node, ...], answers: tuple[Node, ...]) -> bool:
+    """`5 m` and `5 \\text{ m}`: single letters are units only beside an answer that states one."""
+    sides = [(gold, answers[0]), (answer, golds[0])]
+    for text, other in sides:
+        if has_dimension(other) and (loose := loose_unit_reading(text)) is not None and has_dimension(loose):
+            return equal(loose, other)
+    return False
+
+
+def _same_time(gold: str, answer: str, golds: tuple[Node, ...], answers: tuple[Node, ...]) -> bool:
+    """3:30 (a ratio by itself) is the time when the other side says 3:30 PM or 15:30."""
+    for text, other in ((gold, answers[0]), (answer, golds[0])):
+        clock = clock_time(text)
+        if clock and isinstance(other, Words) and other.text.startswith("time "):
+            hour, _, minute = other.text.removeprefix("time ").partition(":")
+            return int(minute) == clock[1] and (
+                int(hour) == clock[0] or (1 <= clock[0] <= 12 and int(hour) % 12 == clock[0] % 12)
+            )
+    return False

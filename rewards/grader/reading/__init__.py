@@ -1,0 +1,1 @@
+"""Reads an answer's notation into a syntax tree."""

@@ -1,0 +1,179 @@
+"""From the text of an answer to what it can mean."""
+
+import re
+from functools import lru_cache
+
+from rewards.grader.reading.grammar import read_tokens
+from rewards.grader.reading.notation import normalise
+from rewards.grader.reading.tokens import Token, tokenise
+from rewards.grader.reading.wording import MOST_WORDS, as_words, in_words, without_leading_words
+from rewards.grader.syntax_tree import (
+    Based,
+    Listing,
+    Node,
+    Product,
+    Symbol,
+    TooLarge,
+    Unit,
+    Unreadable,
+    Unsupported,
+    children,
+    contains,
+)
+from rewards.grader.units import UNITS
+
+_THOUSANDS = re.compile(r"(?<![\d.,_^A-Za-z])([1-9]\d{0,2})((?:,\d{3})+)(?![\d])(?!,\d)")
+_BASED = re.compile(
+    r"^(?P<sign>-?)\s*(?:\(\s*(?P<bracketed>[0-9A-Za-z]+)\s*\)|(?:\\(?:text|mathrm)\s*\{)?(?P<digits>[0-9A-Za-z]*\d[0-9A-Za-z]*|[A-Fa-f]{2,})\}?)"
+    r"\s*(?:_\s*(?:\{\s*)?(?:\\text\s*\{)?\s*(?:base\s*)?(?P<subscript>\d{1,2}|[a-z]+)\s*\}?\s*\}?"
+    r"|\s*\(?(?:\\text\s*\{)?\s*\(?(?:in )?base[ ~-]?\s*\}?\s*(?P<base>\d{1,2}|[a-z]+)\s*\)?\}?\)?)$"
+)
+_LOOSE_UNIT = frozenset("msghLNJWVAK")
+_BASE_NAMES = {name: number for number, name in enumerate(
+    str.split(
+    "zero one two three four five six seven eight nine ten eleven twelve"
+))} | {"sixteen": 16}  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def readings(text: str) -> tuple[Node, ...]:
+    """What an answer can mean, the likeliest first; several only for digit groups such as 100,200.
+
+    Raises Unreadable, Unsupported or TooLarge when it means nothing that can be compared.
+    """
+    words = in_words(text)
+    if words is not None:
+        return (words,)
+    written = normalise(without_leading_words(text.strip()))
+    if not written:
+        raise Unreadable("empty")
+    words = in_words(written)
+    if words is not None:
+        return (words,)
+    if based := _based(written):
+        return (based,)
+    spoken = as_words(written)
+    if spoken is not None and _only_words(written):
+        return (spoken,)
+    if spoken is None and "\\" not in written and len(re.findall(r"[A-Za-z]{2,}", written)) > MOST_WORDS:
+        raise Unreadable("a long text")
+    grouped = _merge_thousands(written)
+    found: list[Node] = []
+    problem: Unreadable | None = None
+    for variant in dict.fromkeys((grouped, written)):
+        if variant == written != grouped and re.search(r",0\d\d(?!\d)", written):
+            continue  # 1,000 is no list of 1 and 0
+        try:
+            node = read_tokens(tokenise(variant))
+        except Unreadable as error:
+            problem = error
+            continue
+        except RecursionError as error:
+            raise TooLarge("nested too deeply") from error
+        if _all_units(node) and has_words(node):
+            if spoken is None:
+                raise Unreadable("a long text")
+            return (spoken,)
+        found.append(node)
+    if found:
+        return tuple(found)
+    if spoken is not None and not isinstance(problem, Unsupported):
+        return (spoken,)
+    raise problem or Unreadable("not an answer")
+
+
+def loose_unit_reading(text: str) -> Node | None:
+    """`5 m` with the last letters read as units, for comparison with an answer that has a unit."""
+    try:
+        tokens = tokenise(normalise(text))
+    except (Unreadable, TooLarge):
+        return None
+    changed = [
+        Token("word", token.text, True, token.after_space)
+        if token.kind == "letter" and token.text in _LOOSE_UNIT and index > 0
+        else token
+        for index, token in enumerate(tokens)
+    ]
+    try:
+        node = read_tokens(changed)
+    except (Unreadable, TooLarge):
+        return None
+    return node if changed != tokens and contains(node, Unit) else None
+
+
+def _all_units(node: Node) -> bool:
+    """Whether a node is made of words and units, without any number."""
+    if isinstance(node, Product | Listing):
+        return all(_all_units(part) for part in children(node))
+    return isinstance(node, Unit)
+
+
+def has_words(node: Node) -> bool:
+    """Whether a word that names what is counted stands in the node."""
+    return bool(node.words) if isinstance(node, Unit) else any(has_words(child) for child in children(node))
+
+
+def has_dimension(node: Node) -> bool:
+    """Whether a unit of measure stands in the node."""
+    if isinstance(node, Unit):
+        return bool(node.dimensions)
+    return any(has_dimension(child) for child in children(node))
+
+
+def _merge_thousands(text: str) -> str:
+    """1,234 as 1234. Inside brackets commas separate, unless a group starts with 0 as in (1,000, 2)."""
+    depth_at: list[int] = []
+    depth = 0
+    for index, character in enumerate(text):
+        escaped = index > 0 and text[index - 1] == "\\"
+        if character in "([" or (character == "{" and escaped):
+            depth += 1
+        elif character in ")]" or (character == "}" and escaped):
+            depth -= 1
+        depth_at.append(depth)
+
+    def merge(match: re.Match[str]) -> str:
+        if depth_at[match.start()] > 0 and not re.search(r",0", match[2]):
+            return match.group()
+        return match.group().replace(",", "")
+
+    return _THOUSANDS.sub(merge, text)
+
+
+def _only_words(text: str) -> bool:
+    """Whether the text is words alone, at least one of them longer than a product of variables."""
+    from rewards.grader.reading.tokens import _variables
+    from rewards.grader.reading.wording import plain_text
+
+    plain = plain_text(text)
+    if not re.fullmatch(r"[^\W\d_]+(?:[\s'’-]+[^\W\d_]+)*", plain) or "\\" in plain:
+        return False
+    bare = "\\" not in text
+    if bare and re.fullmatch(r"[A-Z]{3,}", text):
+        return True  # HTH, ABC: letters in this order
+    if bare and " " not in plain and (len(plain) < 3 or _variables(plain)) and plain not in ("no", "up"):
+        return False
+    if len(plain) == 1:
+        return False
+    return not all(word in UNITS or len(word) == 1 for word in plain.split()) or "\\text" in text
+
+
+def _based(text: str) -> Based | None:
+    match = _BASED.match(text)
+    if not match:
+        return None
+    digits = (match["bracketed"] or match["digits"]).upper()
+    name = match["subscript"] or match["base"]
+    base = int(name) if name.isdigit() else _BASE_NAMES.get(name, 0)
+    if not 2 <= base <= 36 or base == 10:
+        return None
+    if base != 16 and not any(digit.isdigit() for digit in digits):
+        return None  # a product of variables with a subscript
+    try:
+        value = int(digits, base)
+    except ValueError:
+        return None
+    return Based(digits.lstrip("0") or "0", base, match["sign"] == "-" and value != 0)
+
+
+__all__ = ["Symbol", "has_dimension", "loose_unit_reading", "readings"]

@@ -1,0 +1,408 @@
+"""Evaluation on a scripted engine (resuming, settings, figures) and, end to end, on a tiny random Qwen3."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from led_rl.engines.engine import Completion, Sampling
+from led_rl.evaluation.estimates import pass_at_k
+from led_rl.evaluation.problems import weights_of
+from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.run import (
+    Problem,
+    comparison_arms,
+    evaluate,
+    evaluate_main,
+    load_problems,
+    read_records,
+    summarise,
+)
+from led_rl.evaluation.summary import write_summary
+from led_rl.thinking import ThinkMarkers
+
+SAMPLING = Sampling(temperature=1.0, max_tokens=12, n=4)
+ARMS = comparison_arms(["standard", "top_k_control", "led"], SAMPLING, depth=2, k=4)
+PROBLEMS = [Problem(f"p{i}", f"say {i}", {"answer": str(i)}) for i in range(7)]
+START, END = 1, 2
+
+
+class CharacterTokenizer:
+    """Token ids are code points; think markers 1 and 2 disappear like special tokens."""
+
+    def apply_chat_template(self, conversation, add_generation_prompt, tokenize, return_dict):
+        assert add_generation_prompt
+        assert tokenize
+        assert not return_dict
+        return [ord(letter) for letter in conversation[0]["content"]]
+
+    def batch_decode(self, sequences, skip_special_tokens):
+        assert skip_special_tokens
+        return ["".join(chr(token) for token in sequence if token > 2) for sequence in sequences]
+
+
+class ScriptedEngine:
+    """Thinks 1 to 6 tokens, then answers the last digit or a wrong one; fixed by (weights, arm, seed, i, j)."""
+
+    markers = ThinkMarkers(START, END)
+
+    def __init__(self, fail_at=None, kill_at=None):
+        self.calls, self.fail_at, self.kill_at, self.weights = [], fail_at, kill_at, None
+
+    def load_weights(self, checkpoint):
+        self.weights = checkpoint
+
+    def generate(self, prompts, decoding, sampling):
+        timed = sampling.n > 1
+        if timed:
+            self.calls.append((decoding.decoding, sampling.seed))
+            if len(self.calls) == self.fail_at:
+                raise KeyboardInterrupt
+            if len(self.calls) == self.kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        groups = []
+        for i, prompt in enumerate(prompts):
+            group = []
+            for j in range(sampling.n):
+                generator = np.random.default_rng(
+                    [sampling.seed, i, j, len(decoding.decoding), *map(ord, str(self.weights)[-4:])]
+                )
+                thought = int(generator.integers(1, 7))
+                right = generator.random() < (0.7 if decoding.decoding == "led" else 0.4)
+                tokens = [ord("t")] * thought + [END, prompt[-1] if right else ord("x")]
+                group.append(Completion(tokens, [-1.0] * len(tokens), [True] * (thought + 1) + [False], thought < 6))
+            groups.append(group)
+        return groups
+
+
+def exact_reward(completions, answer, **columns):
+    """1 or 0; None for the problem whose answer is 3."""
+    assert len(columns["prompts"]) == len(completions) == len(columns["completion_ids"]) == len(columns["problem"])
+    return [
+        None if gold == "3" else float(message[0]["content"].endswith(gold))
+        for message, gold in zip(completions, answer, strict=True)
+    ]
+
+
+def run(output, engine=None, **changes):
+    settings = {
+        "checkpoints": {"base": "hub/base"},
+        "problems": PROBLEMS,
+        "arms": ARMS,
+        "reward": exact_reward,
+        "chunk_size": 2,
+        "progress": False,
+    }
+    return evaluate(engine or ScriptedEngine(), CharacterTokenizer(), output=output, **(settings | changes))
+
+
+def untimed(records):
+    return [{key: value for key, value in record.items() if key != "wall_s"} for record in records]
+
+
+def test_records_hold_every_sample_of_every_problem(tmp_path):
+    records = run(tmp_path, checkpoints={"base": "hub/base", "led-trained": "hub/led1"})
+    rows = [record for record in records if record["kind"] == "problem"]
+    assert len(rows) == 2 * 3 * 7
+    for row in rows:
+        assert len(row["rewards"]) == len(row["thinking_tokens"]) == len(row["finished"]) == 4
+        assert row["answer_tokens"] == [1] * 4
+        kept = row["kept"][0]
+        assert kept["thinking"].count("1") == row["thinking_tokens"][0]
+        assert "".join(map(chr, row["prompt_ids"])) == f"say {row['problem'][1:]}"
+        expected = [None] * 4 if row["problem"] == "p3" else [reward == 1.0 for reward in row["rewards"]]
+        assert row["correct"] == expected
+    chunks = [record for record in records if record["kind"] == "chunk"]
+    assert len(chunks) == 2 * 3 * 4
+    assert sum(chunk["tokens"] for chunk in chunks) == sum(
+        sum(row["thinking_tokens"]) + sum(row["answer_tokens"]) for row in rows
+    )
+    assert all(chunk["wall_s"] > 0 for chunk in chunks)
+
+
+def test_by_default_there_are_at_least_eight_chunks_to_time(tmp_path):
+    many = [Problem(str(i), str(i), {"answer": str(i)}) for i in range(50)]
+    records = run(tmp_path, problems=many, chunk_size=None, arms={"standard": ARMS["standard"]})
+    assert [record["problems"] for record in records if record["kind"] == "chunk"] == [7] * 7 + [1]
+
+
+def test_arms_rotate_and_chunks_have_their_own_seeds_shared_by_the_arms(tmp_path):
+    engine = ScriptedEngine()
+    run(tmp_path, engine)
+    order = [arm for arm, _ in engine.calls]
+    assert order[0:3] == ["standard", "top_k_control", "led"]
+    assert order[3:6] == ["top_k_control", "led", "standard"]
+    assert order[6:9] == ["led", "standard", "top_k_control"]
+    seeds = [seed for _, seed in engine.calls]
+    assert len(set(seeds)) == 4
+    assert all(len(set(seeds[i : i + 3])) == 1 for i in range(0, 12, 3))
+
+
+@pytest.mark.parametrize("fail_at", [1, 2, 5, 12])
+def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(tmp_path, fail_at):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", ScriptedEngine(fail_at=fail_at))
+    engine = ScriptedEngine()
+    resumed = run(tmp_path / "broken", engine)
+    assert len(engine.calls) == 12 - (fail_at - 1)
+    assert untimed(resumed) == untimed(whole)
+
+
+def test_a_killed_process_goes_on(tmp_path):
+    whole = run(tmp_path / "whole")
+    script = f"import sys; sys.path.append({os.path.dirname(__file__)!r}); import test_run as t; "
+    script += f"t.run({str(tmp_path / 'killed')!r}, t.ScriptedEngine(kill_at=6))"
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    engine = ScriptedEngine()
+    assert untimed(run(tmp_path / "killed", engine)) == untimed(whole)
+    assert len(engine.calls) == 12 - 5
+
+
+@pytest.mark.parametrize("left_of_last_line", [0, 1, 30])
+@pytest.mark.parametrize("lines_lost", [1, 2, 3])
+def test_a_half_written_block_is_dropped_with_a_warning(tmp_path, lines_lost, left_of_last_line):
+    whole = run(tmp_path)
+    path = tmp_path / "records.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept, cut = lines[:-lines_lost], lines[-lines_lost][:left_of_last_line]
+    path.write_bytes(b"".join(kept) + cut)
+    engine = ScriptedEngine()
+    if lines_lost == 2 and not left_of_last_line:  # the last chunk holds one problem: cut exactly between two blocks
+        resumed = run(tmp_path, engine)
+    else:
+        with pytest.warns(UserWarning, match="dropped .* bytes of a block that was not finished"):
+            resumed = run(tmp_path, engine)
+    assert untimed(resumed) == untimed(whole)
+    assert len(engine.calls) == (2 if lines_lost == 3 else 1)
+    run(tmp_path, engine)  # clean again: no warning, nothing to do
+
+
+def test_damage_before_the_end_is_an_error(tmp_path):
+    run(tmp_path)
+    path = tmp_path / "records.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0][:20] + b"\n", *lines[1:]]))
+    with pytest.raises(EvaluationError, match="line 1 is damaged"):
+        run(tmp_path)
+
+
+def test_a_finished_evaluation_builds_no_engine(tmp_path):
+    first = run(tmp_path)
+    assert run(tmp_path, lambda: pytest.fail("engine built for nothing")) == first
+    built = []
+    more = run(
+        tmp_path, lambda: built.append(1) or ScriptedEngine(), checkpoints={"base": "hub/base", "new": "hub/new"}
+    )
+    assert built == [1]
+    assert more[: len(first)] == first
+    assert {record["checkpoint"] for record in more[len(first) :]} == {"new"}
+    run(tmp_path, lambda: pytest.fail("engine built for nothing"))  # the first settings still fit
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (
+            {"arms": {name: replace(arm, sampling=replace(SAMPLING, temperature=0.5)) for name, arm in ARMS.items()}},
+            "arms.led.sampling.temperature: recorded 1.0, now 0.5",
+        ),
+        (
+            {"arms": comparison_arms(["standard", "top_k_control", "led"], SAMPLING, 3, 4)},
+            "arms.led.decoding.depth: recorded 2, now 3",
+        ),
+        ({"arms": {"standard": ARMS["standard"]}}, "arms.led.decoding.decoding: recorded 'led', now 'nothing'"),
+        ({"problems": PROBLEMS[:-1]}, "problems.count: recorded 7, now 6"),
+        ({"problems": [*PROBLEMS[:-1], replace(PROBLEMS[-1], columns={"answer": "9"})]}, "problems.sha256"),
+        ({"chunk_size": 3}, "chunk_size: recorded 2, now 3"),
+        ({"about": {"reward": "other"}}, "about.reward: recorded 'nothing', now 'other'"),
+        ({"checkpoints": {"base": "hub/other"}}, "checkpoints.base: recorded 'hub/base', now 'hub/other'"),
+    ],
+)
+def test_other_settings_are_an_error_that_names_the_key(tmp_path, changes, named):
+    run(tmp_path)
+    with pytest.raises(EvaluationError) as error:
+        run(tmp_path, **changes)
+    assert named in str(error.value)
+
+
+def test_retrained_weights_at_the_same_path_are_noticed(tmp_path):
+    checkpoint = tmp_path / "model"
+    checkpoint.mkdir()
+    with pytest.raises(EvaluationError, match="holds no weights"):
+        weights_of(checkpoint)
+    (checkpoint / "model.safetensors").write_bytes(b"first")
+    run(tmp_path / "out", checkpoints={"base": str(checkpoint)})
+    (checkpoint / "model.safetensors").write_bytes(b"later")
+    with pytest.raises(EvaluationError, match=r"checkpoints\.base"):
+        run(tmp_path / "out", checkpoints={"base": str(checkpoint)})
+
+
+def test_two_evaluations_cannot_write_to_one_folder(tmp_path):
+    class Nested(ScriptedEngine):
+        def load_weights(self, checkpoint):
+            with pytest.raises(EvaluationError, match="another evaluation"):
+                run(tmp_path)
+            super().load_weights(checkpoint)
+
+    run(tmp_path, Nested())
+
+
+def test_a_reward_of_the_wrong_length_and_nan_rewards(tmp_path):
+    with pytest.raises(EvaluationError, match="returned 1 values for 8 completions"):
+        run(tmp_path / "short", reward=lambda completions, **columns: [1.0])
+    records = run(tmp_path / "nan", reward=lambda completions, **columns: [math.nan] * len(completions))
+    assert records[0]["rewards"] == [None] * 4
+
+
+def test_summary_equals_a_count_by_hand(tmp_path):
+    records = run(tmp_path, problems=[Problem(f"p{i}", f"say {i % 10}", {"answer": str(i % 10)}) for i in range(40)])
+    rows = summarise(records)
+    assert [(row.checkpoint, row.arm) for row in rows] == [
+        ("base", "standard"),
+        ("base", "top_k_control"),
+        ("base", "led"),
+        ("base", "led − standard"),
+        ("base", "led − top_k_control"),
+    ]
+    led, difference = rows[2], rows[3]
+    mine = {arm: [r for r in records if r["kind"] == "problem" and r["arm"] == arm] for arm in ARMS}
+    usable = {arm: [r for r in mine[arm] if r["rewards"][0] is not None] for arm in ARMS}
+    solved = {arm: np.array([sum(r["correct"]) for r in usable[arm]]) for arm in ARMS}
+    assert (led.problems, led.samples, led.unusable) == (40, 160, 16)
+    assert "pass@8" not in led.metrics
+    for k in (1, 2, 4):
+        metric = led.metrics[f"pass@{k}"]
+        assert metric.value == pytest.approx(pass_at_k(4, solved["led"], k).mean())
+        assert metric.n == 36
+        assert metric.low < metric.value < metric.high
+    thinking = [np.mean(r["thinking_tokens"]) for r in mine["led"]]
+    assert led.metrics["thinking_tokens"].value == pytest.approx(np.mean(thinking))
+    assert led.metrics["total_tokens"].value == pytest.approx(np.mean(thinking) + 1)
+    assert led.metrics["truncated"].value == pytest.approx(1 - np.mean([r["finished"] for r in mine["led"]]))
+    chunks = [r for r in records if r["kind"] == "chunk" and r["arm"] == "led"]
+    assert led.metrics["wall_s"].value == pytest.approx(sum(r["wall_s"] for r in chunks))
+    assert led.metrics["wall_s"].n == 20
+    speed = sum(r["tokens"] for r in chunks) / sum(r["wall_s"] for r in chunks)
+    assert led.metrics["tokens_per_s"].value == pytest.approx(speed)
+    assert difference.is_difference
+    assert difference.problems == 40
+    gain = (solved["led"] - solved["standard"]).mean() / 4
+    assert difference.metrics["pass@1"].value == pytest.approx(gain)
+    assert difference.metrics["pass@1"].n == 36
+    assert difference.metrics["pass@1"].p_value < 0.05
+    standard = rows[0]
+    for name in ("tokens_per_s", "wall_s", "thinking_tokens"):
+        assert difference.metrics[name].value == pytest.approx(led.metrics[name].value - standard.metrics[name].value)
+
+
+def test_differences_use_what_both_sides_have(tmp_path):
+    records = run(tmp_path, checkpoints={"a": "hub/aaaa", "b": "hub/bbbb"})
+    part = [r for r in records if not (r["arm"] == "standard" and r["checkpoint"] == "a" and r["chunk"] > 1)]
+    rows = {(r.checkpoint, r.arm): r for r in summarise(part, checkpoint_comparisons=[("b", "a")])}
+    assert rows["a", "led − standard"].problems == 4
+    assert rows["a", "led − standard"].metrics["wall_s"].n == 2
+    assert rows["b", "led − standard"].problems == 7
+    assert rows["b − a", "led"].problems == 7
+    assert rows["b − a", "standard"].problems == 4
+    for row in rows.values():
+        assert all(metric.n <= row.problems for metric in row.metrics.values())
+
+
+def test_summary_file_is_plain_json(tmp_path):
+    rows = summarise(run(tmp_path, problems=PROBLEMS[3:4]))
+    assert math.isnan(rows[0].metrics["pass@1"].value)
+    loaded = json.loads(write_summary(tmp_path, rows).read_text())
+    assert loaded[0]["metrics"]["pass@1"] == {"value": None, "low": None, "high": None, "n": 0, "p_value": None}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"problem": "a"}\n{broken\n', "line 2 is not JSON"),
+        ('{"question": "a"}\n', "line 1 has no text under the key 'problem'"),
+        ('{"problem": "a", "id": 1}\n{"problem": "b", "id": 1}\n', "line 2 repeats the id '1'"),
+        ("\n", "holds no problems"),
+    ],
+)
+def test_unusable_problem_files(tmp_path, content, message):
+    path = tmp_path / "problems.jsonl"
+    path.write_text(content)
+    with pytest.raises(EvaluationError, match=message):
+        load_problems(path)
+
+
+def test_problems_are_read_with_their_columns(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text('{"problem": "a", "answer": "1", "id": "x"}\n\n{"problem": "b", "answer": "2"}\n{broken\n')
+    assert load_problems(path, limit=2) == [Problem("x", "a", {"answer": "1"}), Problem("3", "b", {"answer": "2"})]
+    with pytest.raises(EvaluationError, match="does not exist"):
+        load_problems(tmp_path / "nowhere.jsonl")
+
+
+WORDS = ["<pad>", "<eos>", "<think>", "</think>", "user", "assistant", *map(str, range(10))]
+TEMPLATE = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}{% endfor %}assistant <think>"
+
+
+def tiny_checkpoint(folder, seed):
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "head_dim": 8}
+    config = Qwen3Config(
+        vocab_size=len(WORDS), num_attention_heads=2, num_key_value_heads=1, initializer_range=0.5,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None, max_position_embeddings=64, **shape,
+    )  # fmt: skip
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def names_the_digit(completions, answer, **columns):
+    return [float(gold in message[0]["content"]) for message, gold in zip(completions, answer, strict=True)]
+
+
+def test_the_command_runs_end_to_end_on_a_tiny_model(tmp_path, capsys):
+    models = [str(tiny_checkpoint(tmp_path / name, seed)) for seed, name in enumerate(("base", "trained"))]
+    data = tmp_path / "digits.jsonl"
+    data.write_text("".join(json.dumps({"problem": f"{i} 7", "answer": str(i)}) + "\n" for i in range(10)))
+    command = ["--model", *models, "--data", str(data), "--reward", f"{__name__}:names_the_digit", "--n", "4"]
+    command += ["--max-tokens", "10", "--depth", "2", "--k", "4", "--limit", "6", "--chunk", "3"]
+    command += ["--engine", "transformers", "--output", str(tmp_path / "out")]
+    assert evaluate_main(command) == 0
+    printed = capsys.readouterr().out
+    assert "led − standard" in printed
+    records = read_records(tmp_path / "out")
+    assert {(record["checkpoint"], record["arm"]) for record in records} == {
+        (model, arm) for model in ("base", "trained") for arm in ARMS
+    }
+    kept = {r["checkpoint"]: r["kept"] for r in records if r["kind"] == "problem" and r["problem"] == "1"}
+    assert kept["base"] != kept["trained"]  # load_weights took effect
+    assert evaluate_main(command) == 0
+    assert printed.endswith(capsys.readouterr().out)  # nothing ran again: the same wall times
+
+    assert evaluate_main([*command, "--temperature", "0.7"]) == 2
+    assert "arms.led.sampling.temperature: recorded 1.0, now 0.7" in capsys.readouterr().err
+    for wrong, message in (
+        (["--decodings", "standard,beam"], "must be one of standard, led, top_k_control, led_reference; got 'beam'"),
+        (["--model", "x=1", "x=2"], "two checkpoints are called 'x'"),
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
+        (["--reward-options", "[]"], "must be a JSON object"),
+        (["--depth", "9"], "led_depth=9"),
+        (["--reward", "no_such_reward"], "no_such_reward"),
+    ):
+        assert evaluate_main([*command, *wrong, "--output", str(tmp_path / "other")]) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,38 @@
+"""Every case file: answers that are right and answers that are wrong, written from the mathematics."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rewards import load_reward
+from rewards.grader.judge import grade
+
+FILES = sorted((Path(__file__).parents[1] / "cases").glob("*.jsonl"))
+CASES = [json.loads(line) for file in FILES for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_case_files_are_broad():
+    kinds = Counter(case["kind"] for case in CASES)
+    assert len(CASES) > 2_500
+    assert len(kinds) >= 30
+    assert min(sum(case["correct"] is side for case in CASES) for side in (True, False)) > 1_000
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_case_is_judged_right(file):
+    wrong = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        verdict = grade(case["prediction"], case["gold"])
+        if verdict.correct is not case["correct"]:
+            wrong.append((case, verdict.reason))
+    assert not wrong
+
+
+def test_the_reward_gives_the_same_verdicts_in_one_batch():
+    sample = CASES[::7]
+    reward = load_reward("math_answer", workers=1)
+    rewards = reward([case["prediction"] for case in sample], answer=[case["gold"] for case in sample])
+    assert rewards == [float(case["correct"]) for case in sample]

@@ -1,0 +1,124 @@
+"""TRL's server mode: rollouts drawn with LED by a server that really runs, and refused from one that ignores LED.
+
+Weights cannot be sent here (NCCL needs GPUs): the trainer's steps leave them as they are, so the server's stay right.
+"""
+
+import sys
+
+import pytest
+from servers import SIZES, running
+from test_serving import CLOSED, THINKING, check
+from trl.generation.vllm_client import VLLMClient
+
+from led_rl.decoding import DecodingParams
+from led_rl.engines.engine import Sampling
+from led_rl.engines.environment import CPU_ENVIRONMENT
+from led_rl.engines.transformers_engine import TransformersEngine
+from led_rl.training.rollout import LEDClient, RolloutServerError
+from led_rl.training.trainer import LEDGRPOConfig, LEDGRPOTrainer
+
+LED = DecodingParams("led", k=3, depth=6, draw="marginal")
+SAMPLING = Sampling(temperature=0.9, top_p=0.8)
+PROMPTS = ["say {}<think>", "say {}<think>x</think>"]
+ENGINE = ["--dtype", "float32", "--enforce-eager", *SIZES]
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model):
+    return TransformersEngine(tiny_model)
+
+
+@pytest.fixture
+def trainer_of(led_server, tiny_model, tmp_path, monkeypatch):
+    """`trainer_of(decoding)`: a trainer whose rollouts come from the server; weights are not sent."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr(VLLMClient, "init_communicator", lambda *args, **kwargs: None)
+    monkeypatch.setattr(VLLMClient, "update_named_params", lambda *args, **kwargs: None)
+
+    def build(decoding: DecodingParams) -> LEDGRPOTrainer:
+        args = LEDGRPOConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=8,
+            num_generations=4,
+            max_completion_length=12,
+            max_steps=1,
+            learning_rate=0.0,
+            temperature=SAMPLING.temperature,
+            top_p=SAMPLING.top_p,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            vllm_mode="server",
+            vllm_server_base_url=led_server,
+            generation_kwargs={"vllm_xargs": {"led_draw": "marginal"}},
+            model_init_kwargs={"dtype": "float32"},
+            log_completions=False,
+            disable_tqdm=True,
+            save_strategy="no",
+            decoding=decoding.decoding,
+            led_k=decoding.k,
+            led_depth=decoding.depth,
+        )
+        return LEDGRPOTrainer(
+            model=tiny_model,
+            reward_funcs=lambda completions, **_: [float(len(set(text))) for text in completions],
+            args=args,
+            train_dataset=Dataset.from_dict({"prompt": [p.format(c) for c in "abcd" for p in PROMPTS]}),
+            processing_class=AutoTokenizer.from_pretrained(tiny_model, padding_side="left"),
+        )
+
+    return build
+
+
+DECODINGS = [LED, DecodingParams("top_k_control", k=2, depth=6), DecodingParams()]
+
+
+@pytest.mark.parametrize("decoding", DECODINGS, ids=lambda decoding: decoding.decoding)
+def test_rollouts_from_a_server_are_drawn_with_the_trainer_s_decoding(trainer_of, reference, decoding):
+    trainer = trainer_of(decoding)
+    prompts = [THINKING] * 4 + [CLOSED] * 4
+    _, completions, logprobs, _ = trainer.vllm_generation.generate(prompts, None, 4)
+    explored = 0
+    for prompt, tokens, values in zip(prompts, completions, logprobs, strict=True):
+        explored += check(reference, decoding, prompt, tokens, [value[0] for value in values], SAMPLING)
+    assert (explored > 10) == (not decoding.is_standard)  # not the server's default
+    trainer.train()
+    entry = next(entry for entry in trainer.state.log_history if "reward" in entry)
+    assert entry["rollout/thinking_length"] > 1
+    assert entry["time/rollout"] > 0
+    assert not [name for name in entry if name.startswith("led/")]
+
+
+def test_a_server_that_refuses_the_decoding_is_refused_with_its_reason(trainer_of):
+    with pytest.raises(RolloutServerError, match=r"refuses decoding: 'led'.*LED_RL_DEPTH=8"):
+        trainer_of(DecodingParams("led", depth=9))
+
+
+def test_a_rollout_without_a_thought_is_an_error(trainer_of):
+    trainer = trainer_of(LED)
+    trainer.train_dataset = trainer.train_dataset.map(lambda row: {"prompt": PROMPTS[1].format("a")})
+    with pytest.raises(RuntimeError, match="no token of this rollout was sampled with it"):
+        trainer.train()
+
+
+def test_a_server_that_ignores_led_is_refused(tiny_model, tmp_path):
+    environment = {**CPU_ENVIRONMENT, "VLLM_PLUGINS": "none"}
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tiny_model, *ENGINE]
+    with running(tmp_path / "log", *command, **environment) as url:
+        with pytest.raises(RolloutServerError, match=r"does not know LED.*HTTP 200.*led-rl serve"):
+            LEDClient(base_url=url, decoding=LED)
+        LEDClient(base_url=url, decoding=DecodingParams())
+
+
+def test_a_server_that_reports_the_final_layer_s_log_probabilities_is_refused(led_server):
+    """`led-rl serve` reports the behaviour policy's; the check is shown to tell by a token that has alternatives."""
+    LEDClient(base_url=led_server, decoding=LED)
+
+    class Raw(LEDClient):
+        def _one_token(self, vllm_xargs):
+            return super()._one_token({**vllm_xargs, "led_k": 5} if vllm_xargs.get("led_k") == 1 else vllm_xargs)
+
+    with pytest.raises(RolloutServerError, match="--logprobs-mode processed_logprobs"):
+        Raw(base_url=led_server, decoding=LED)
