@@ -1,4 +1,4 @@
-"""Runs vLLM's V2 runner in a process of its own, without a GPU in Triton's interpreter; tests/engines/test_vllm_v2.py
+"""Runs vLLM's V2 runner in a process of its own, without a GPU in Triton's interpreter; tests/engines/vllm_plugin/test_runner_v2.py
 judges what it did.
 
 v2_probe.py MODEL REQUESTS FACTS    reads requests from a JSON file and writes what it found to another
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from led_rl.engines.environment import has_gpu
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / name) for name in ("", "engines/vllm_plugin")]
+for folder in ("engines/vllm_plugin", ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / folder))
 
 if has_gpu():
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # to read traces

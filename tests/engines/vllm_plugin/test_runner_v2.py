@@ -10,7 +10,7 @@ import pytest
 import torch
 from agreement import THINK, sampling_params
 from subprocesses import ROOT, run_command
-from test_vllm_led import LED, chi_square_p, uncertain_prompt
+from test_led_in_vllm import LED, chi_square_p, uncertain_prompt
 
 from led_rl.engines.environment import has_gpu
 from led_rl.engines.transformers_engine import TransformersEngine
