@@ -39,7 +39,7 @@ from led_rl.benchmarks.trainer_results import (
 )
 
 if TYPE_CHECKING:
-    from led_rl.training.recipe import Recipe
+    from led_rl.training.config import Recipe
 
 PROGRAM = "led-rl benchmark-trainer"
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart_standard.yaml"
@@ -129,7 +129,7 @@ def _count(text: str) -> int:
 def _is_for_the_user(error: Exception) -> bool:
     from led_rl.data import DatasetError
     from led_rl.training.checks import CheckError
-    from led_rl.training.recipe import RecipeError
+    from led_rl.training.config import RecipeError
     from rewards import RewardError
 
     return isinstance(error, TrainerBenchmarkError | CheckError | DatasetError | RecipeError | RewardError | OSError)
@@ -230,7 +230,8 @@ def _build(arm: str, command: Sequence[str]) -> Any:
 
     from led_rl.engines.environment import has_gpu
     from led_rl.sampler.capture_options import EngineOptions
-    from led_rl.training.checks import check_recipe, trainer_arguments
+    from led_rl.training.build import trainer_arguments
+    from led_rl.training.checks import check_recipe
     from led_rl.training.recipe import load_recipe
     from led_rl.training.rollout import LEDVLLMGeneration, rollouts_by
     from led_rl.training.trainer import LEDGRPOTrainer

@@ -6,12 +6,11 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer
-from trl import get_peft_config, get_quantization_config
 
 from led_rl.data import DatasetError, read_rows, to_prompts
 from led_rl.decoding import DecodingError
 from led_rl.thinking import MissingMarkersError
-from led_rl.training.recipe import Recipe
+from led_rl.training.config import Recipe
 from led_rl.training.reward_loading import load_reward_for
 from led_rl.training.trainer import check_decoding
 from rewards import RewardError, check_golds
@@ -44,27 +43,6 @@ def check_recipe(recipe: Recipe) -> Checked:
     except RewardError as error:
         raise RewardError(f"{recipe.path}: rewards: {error}") from error
     return Checked(tokenizer, check_gold_column(recipe, dataset), rewards)
-
-
-def trainer_arguments(recipe: Recipe, checked: Checked) -> dict[str, Any]:
-    """What a GRPOTrainer, ours or TRL's, is built with."""
-    training, model = recipe.training, recipe.model
-    training.reward_weights = [float(reward.get("weight", 1.0)) for reward in recipe.run.rewards]
-    training.model_init_kwargs = {
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype or "float32",
-        **dict(training.model_init_kwargs or {}),  # type: ignore[arg-type]
-    }
-    return {
-        "model": model.model_name_or_path,
-        "reward_funcs": checked.rewards,
-        "args": training,
-        "train_dataset": checked.dataset,
-        "processing_class": checked.tokenizer,
-        "quantization_config": get_quantization_config(model),
-        "peft_config": get_peft_config(model),
-    }
 
 
 def check_model(recipe: Recipe) -> Any:

@@ -5,17 +5,14 @@ import difflib
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from trl import ModelConfig
 
-from led_rl.data import EXTRACTIONS
-from led_rl.training.trainer import LEDGRPOConfig
+from led_rl.training.config import CONFIGS, Recipe, RecipeError
 
 PATH_KEYS = ("deepspeed", "dataset")
 # Keys of TRL's that would be set without effect here, and what to say instead.
@@ -23,78 +20,6 @@ ELSEWHERE = {
     "reward_weights": "give each entry of `rewards` its own `weight`",
     "resume_from_checkpoint": "a run goes on from its last whole checkpoint by itself; `resume: never` starts over",
 }
-
-
-class RecipeError(ValueError):
-    """Something in a recipe is wrong; names the file, the key, what was given and what is allowed."""
-
-
-@dataclass
-class RunConfig:
-    """What a run is about, beside the trainer's and the model's own settings."""
-
-    dataset: str = field(default="", metadata={"help": "Hub id, or path of a JSONL file."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the hub dataset."})
-    dataset_split: str = field(default="train", metadata={"help": "Split of the hub dataset."})
-    max_rows: int | None = field(default=None, metadata={"help": "Use only the first rows of the dataset."})
-    problem_column: str | None = field(default=None, metadata={"help": "Column with the problem or question."})
-    answer_column: str | None = field(default=None, metadata={"help": "Column with the gold; becomes `answer`."})
-    answer_extraction: str = field(default="auto", metadata={"help": f"Gold within it: {', '.join(EXTRACTIONS)}."})
-    prompt_template: str = field(default="{problem}", metadata={"help": "User message around {problem}."})
-    system_prompt: str | None = field(default=None, metadata={"help": "System message."})
-    rewards: list[dict[str, Any]] = field(
-        default_factory=list, metadata={"help": "List of {name, weight, options of the reward ...}."}
-    )
-    bad_golds: str = field(default="refuse", metadata={"help": "Rows with unusable golds: refuse or drop."})
-    resume: str = field(default="auto", metadata={"help": "auto: from the last whole checkpoint, or never."})
-    check_only: bool = field(default=False, metadata={"help": "Check and build everything, then stop before training."})
-    wandb_mode: str | None = field(default=None, metadata={"help": "online, offline or disabled."})
-
-    CHOICES: typing.ClassVar[dict[str, tuple[str, ...]]] = {
-        "answer_extraction": EXTRACTIONS,
-        "bad_golds": ("refuse", "drop"),
-        "resume": ("auto", "never"),
-        "wandb_mode": ("online", "offline", "disabled"),
-    }
-
-    def __post_init__(self) -> None:
-        if not self.dataset:
-            raise ValueError("dataset is missing: give a hub id or the path of a JSONL file")
-        if not self.rewards:
-            raise ValueError("rewards is missing: give a list such as [{name: math_answer}]")
-        for key, allowed in self.CHOICES.items():
-            value = getattr(self, key)
-            if value is not None and value not in allowed:
-                raise ValueError(f"{key} must be one of {', '.join(allowed)}; got {value!r}")
-        if self.max_rows is not None and self.max_rows < 1:
-            raise ValueError(f"max_rows must be at least 1; got {self.max_rows}")
-        if "{problem}" not in self.prompt_template:
-            raise ValueError(f"prompt_template must contain {{problem}}; got {self.prompt_template!r}")
-        for reward in self.rewards:
-            if not isinstance(reward.get("name"), str):
-                raise ValueError(f"rewards: every entry needs a name; got {reward!r}")
-            if not isinstance(reward.get("weight", 1.0), int | float):
-                raise ValueError(
-                    f"rewards: the weight of {reward['name']!r} must be a number; got {reward['weight']!r}"
-                )
-
-
-@dataclass
-class Recipe:
-    """One run: its file, the values as given (paths resolved), and the dataclasses made of them."""
-
-    path: Path
-    values: dict[str, Any]
-    run: RunConfig
-    training: LEDGRPOConfig
-    model: ModelConfig
-
-    @property
-    def output_dir(self) -> Path:
-        return Path(str(self.training.output_dir))
-
-
-CONFIGS = (RunConfig, LEDGRPOConfig, ModelConfig)
 
 
 def load_recipe(arguments: Sequence[str]) -> Recipe:

@@ -1,133 +1,26 @@
 """GRPO with LED rollouts: TRL's trainer and the few methods in which ours differs."""
 
 import logging
-import os
 import time
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback
-from transformers.integrations import get_reporting_integration_callbacks
-from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import ensure_master_addr_port
+from trl import GRPOTrainer
 
-from led_rl.decoding import AGGREGATIONS, DECODINGS, PREFIX, DecodingParams
+from led_rl.decoding import PREFIX, DecodingParams
 from led_rl.sampler.capture_options import EngineOptions
-from led_rl.thinking import END, START, MissingMarkersError, ThinkMarkers
+from led_rl.thinking import MissingMarkersError, ThinkMarkers
+from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.rollout import LEDVLLMGeneration, rollouts_by
 
-IMPORTANCE_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")  # TRL finds out in step one
-SEQUENCE_LEVEL_REFUSAL = (
-    "vllm_importance_sampling_mode: {mode!r} with decoding: {decoding!r} would stop training in silence. LED samples "
-    "from its own policy mu, so every token has a log-ratio to the trained policy; a sequence-level mode multiplies by "
-    "the exponential of their SUM, which vanishes over a few dozen tokens, and the gradient with it. Allowed: "
-    "'token_truncate' or 'token_mask', or vllm_importance_sampling_correction: false (the paper's way)."
-)
 NO_THOUGHT = (
     "decoding: {decoding!r}, but no token of this rollout was sampled with it: no prompt ends inside a think part and "
     "no completion opened one. Use a chat template that opens <think>, or led_think_only: false."
 )
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class LEDGRPOConfig(GRPOConfig):
-    """`GRPOConfig`, the decoding of the rollouts, and defaults under which LED trains.
-
-    Changed defaults: `vllm_importance_sampling_mode` is `token_truncate` (TRL's `sequence_mask` is refused with LED),
-    `use_vllm` and `log_completions` are on, `logging_steps` is 1, and `report_to` stays off until a recipe names one.
-    """
-
-    use_vllm: bool = field(default=True, metadata={"help": "Roll out with vLLM; LED needs it."})
-    logging_steps: float = field(default=1, metadata={"help": "Steps between two logs."})
-    vllm_importance_sampling_mode: str = field(
-        default="token_truncate",
-        metadata={"help": "How log-ratios of policy to behaviour policy weigh the loss; token-level with LED."},
-    )
-    vllm_engine_arguments: dict[str, Any] | None = field(
-        default=None, metadata={"help": "Arguments of vllm.LLM that take precedence over TRL's (colocate mode)."}
-    )
-    decoding: str = field(
-        default="standard",
-        metadata={"help": "Decoding of thinking tokens in rollouts: standard, led or top_k_control."},
-    )
-    led_depth: int = field(default=8, metadata={"help": "Layers LED reads, the final one included (the paper's d)."})
-    led_k: int = field(default=8, metadata={"help": "Candidates: the final layer's k most probable tokens."})
-    led_latent_layers: list[int] | None = field(
-        default=None, metadata={"help": "Explicit latent layers, in order of aggregation; default: from the top down."}
-    )
-    led_latent_norm: bool = field(default=False, metadata={"help": "Apply the final norm to latent states."})
-    led_exploit: bool = field(default=True, metadata={"help": "Mix in the final layer by its confidence."})
-    led_draw: str | None = field(
-        default=None,
-        metadata={
-            "help": "'marginal' draws from mu, 'coin' tosses for the branch first (faster, importance ratios of higher "
-            "variance); default: marginal with importance-sampling correction, else coin."
-        },
-    )
-    led_aggregation: str = field(
-        default="cumulative_sum", metadata={"help": f"How latent layers join the final one: {', '.join(AGGREGATIONS)}."}
-    )
-    led_start_marker: str = field(default=START, metadata={"help": "What opens the think part."})
-    led_end_marker: str = field(default=END, metadata={"help": "What closes the think part."})
-    led_think_only: bool = field(default=True, metadata={"help": "Explore only while the sequence thinks."})
-    led_think_start: str = field(
-        default="prompt", metadata={"help": "Prompts without a think marker: 'prompt' thinks at once, 'marker' waits."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.deepspeed:
-            self._meet_for_deepspeed()
-        super().__post_init__()
-        for key, allowed in (("decoding", DECODINGS), ("vllm_importance_sampling_mode", IMPORTANCE_MODES)):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"{key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
-        try:
-            get_reporting_integration_callbacks(self.report_to)  # else found out once the weights are loaded
-        except ValueError as error:
-            raise ValueError(f"report_to: {error}") from error
-        decoding = self.decoding_params()
-        if decoding.is_standard:
-            return
-        if not self.use_vllm:
-            raise ValueError(f"decoding: {self.decoding!r} needs use_vllm: true; only the vLLM engine samples with LED")
-        if self.vllm_importance_sampling_correction and self.vllm_importance_sampling_mode.startswith("sequence"):
-            raise ValueError(
-                SEQUENCE_LEVEL_REFUSAL.format(mode=self.vllm_importance_sampling_mode, decoding=self.decoding)
-            )
-
-    def _meet_for_deepspeed(self) -> None:
-        """Closes two gaps of transformers' `deepspeed` argument: a single process, and processes without GPUs."""
-        if "RANK" not in os.environ:
-            # `accelerate launch` sets no rendezvous for a single process, and DeepSpeed then looks for MPI
-            ensure_master_addr_port()
-            os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-        if not torch.cuda.is_available():
-            # transformers would not pass `ddp_backend` on, and every process would think that it is alone
-            os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-            PartialState(backend=self.ddp_backend or "gloo")
-            self.accelerator_config = {"use_configured_state": True}
-
-    def decoding_params(self) -> DecodingParams:
-        """The rollouts' decoding; raises DecodingError (a ValueError) naming the key at fault."""
-        return DecodingParams(
-            decoding=self.decoding,
-            depth=self.led_depth,
-            k=self.led_k,
-            latent_layers=None if self.led_latent_layers is None else tuple(self.led_latent_layers),
-            latent_norm=self.led_latent_norm,
-            exploit=self.led_exploit,
-            draw=self.led_draw or ("marginal" if self.vllm_importance_sampling_correction else "coin"),
-            aggregation=self.led_aggregation,
-            start_marker=self.led_start_marker,
-            end_marker=self.led_end_marker,
-            think_only=self.led_think_only,
-            think_start=self.led_think_start,
-        )
 
 
 class LEDGRPOTrainer(GRPOTrainer):

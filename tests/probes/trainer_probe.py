@@ -18,8 +18,9 @@ from transformers import AutoTokenizer  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
 from led_rl.sampler.capture_options import EngineOptions  # noqa: E402
+from led_rl.training.config import LEDGRPOConfig  # noqa: E402
 from led_rl.training.rollout import LEDVLLMGeneration, rollouts_by  # noqa: E402
-from led_rl.training.trainer import LEDGRPOConfig, LEDGRPOTrainer  # noqa: E402
+from led_rl.training.trainer import LEDGRPOTrainer  # noqa: E402
 from rewards import load_reward  # noqa: E402
 
 # Thinking from the start, closed by the prompt, reopened, without markers.

@@ -4,8 +4,8 @@ import pytest
 import yaml
 from subprocesses import ROOT
 
-from led_rl.training.recipe import RecipeError, help_text, known_keys, load_recipe
-from led_rl.training.trainer import LEDGRPOConfig
+from led_rl.training.config import LEDGRPOConfig, RecipeError
+from led_rl.training.recipe import help_text, known_keys, load_recipe
 
 BASE = {
     "model_name_or_path": "some/model",

@@ -14,8 +14,9 @@ from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.engines.environment import CPU_ENVIRONMENT
 from led_rl.engines.transformers_engine import TransformersEngine
+from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.rollout import LEDClient, RolloutServerError
-from led_rl.training.trainer import LEDGRPOConfig, LEDGRPOTrainer
+from led_rl.training.trainer import LEDGRPOTrainer
 
 LED = DecodingParams("led", k=3, depth=6, draw="marginal")
 SAMPLING = Sampling(temperature=0.9, top_p=0.8)

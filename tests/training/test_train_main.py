@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from subprocesses import BIN, ROOT, run_command
 
 from led_rl import train
+from led_rl.training import build, run_folder
 from led_rl.training.checks import check_recipe
 from led_rl.training.recipe import load_recipe
 
@@ -29,7 +30,7 @@ def nothing_is_loaded(monkeypatch):
     def build_trainer(recipe, checked):
         raise Built
 
-    monkeypatch.setattr(train, "build_trainer", build_trainer)
+    monkeypatch.setattr(build, "build_trainer", build_trainer)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 
@@ -216,17 +217,17 @@ def leave_run(folder, values, checkpoints, finished=None):
         if whole:
             (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     folder.mkdir(exist_ok=True)
-    (folder / train.RECORD).write_text(json.dumps(values, default=str))
+    (folder / run_folder.RECORD).write_text(json.dumps(values, default=str))
     if finished is not None:
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": finished, "max_steps": finished}))
 
 
 def test_the_last_whole_checkpoint_is_resumed(run_file, tmp_path, capsys):
     recipe = load_recipe([run_file()])
-    assert train.last_checkpoint(recipe) is None
+    assert run_folder.last_checkpoint(recipe) is None
     leave_run(tmp_path / "out", recipe.values, {2: True, 9: True, 10: True, 12: False})
-    assert train.last_checkpoint(recipe) == str(tmp_path / "out" / "checkpoint-10")  # 12 was cut short
-    assert train.last_checkpoint(load_recipe([run_file(resume="never")])) is None
+    assert run_folder.last_checkpoint(recipe) == str(tmp_path / "out" / "checkpoint-10")  # 12 was cut short
+    assert run_folder.last_checkpoint(load_recipe([run_file(resume="never")])) is None
     with pytest.raises(Built):
         train.main([run_file(max_steps=50)])  # a longer run goes on
     assert "resuming from" in capsys.readouterr().out
@@ -255,11 +256,11 @@ def test_starting_over_sets_the_former_run_aside(run_file, tmp_path):
     recipe = load_recipe([run_file()])
     for n in (1, 2):
         leave_run(tmp_path / "out", recipe.values, {2: True, 4: False}, finished=2)
-        train.set_aside(tmp_path / "out")
+        run_folder.set_aside(tmp_path / "out")
         assert (tmp_path / "out" / f"former-{n}" / "checkpoint-2" / "trainer_state.json").is_file()
-    assert train.last_checkpoint(recipe) is None
-    assert not train.is_finished(recipe)
-    train.set_aside(tmp_path / "out")  # nothing is left to set aside
+    assert run_folder.last_checkpoint(recipe) is None
+    assert not run_folder.is_finished(recipe)
+    run_folder.set_aside(tmp_path / "out")  # nothing is left to set aside
     assert len(list((tmp_path / "out").glob("former-*"))) == 2
 
 
