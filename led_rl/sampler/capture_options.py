@@ -8,6 +8,7 @@ from led_rl.decoding import DecodingParams
 DEPTH_VARIABLE = "LED_RL_DEPTH"
 LAYERS_VARIABLE = "LED_RL_LATENT_LAYERS"
 ENTROPY_VARIABLE = "LED_RL_FINAL_ENTROPY"
+SUPPORT_VARIABLE = "LED_RL_SUPPORT"
 
 
 @dataclass(frozen=True)
@@ -15,21 +16,25 @@ class EngineOptions:
     """What the engine captures for LED; set once, before the engine is built. Depth 0: LED is off.
 
     `final_entropy` also counts the final layer's entropy over the whole vocabulary: one more pass over the logits.
+    `support`: each output says which ids every token could have been (support.py), for training.
     """
 
     depth: int = 0
     latent_layers: tuple[int, ...] | None = None
     final_entropy: bool = False
+    support: bool = False
 
     @classmethod
-    def for_decoding(cls, decoding: DecodingParams, final_entropy: bool = False) -> "EngineOptions":
+    def for_decoding(
+        cls, decoding: DecodingParams, final_entropy: bool = False, support: bool = False
+    ) -> "EngineOptions":
         """What an engine must capture for requests of this decoding, and no more."""
         if decoding.is_standard:
-            return cls()
+            return cls(1, None, False, True) if support else cls()
         if not decoding.reads_latents:
-            return cls(1, None, final_entropy)  # our sampler, but no latent layers
+            return cls(1, None, final_entropy, support)  # LED's sampler, but no latent layers
         layers = decoding.latent_layers
-        return cls(decoding.depth if layers is None else 1 + len(layers), layers, final_entropy)
+        return cls(decoding.depth if layers is None else 1 + len(layers), layers, final_entropy, support)
 
     @classmethod
     def from_environment(cls) -> "EngineOptions":
@@ -40,6 +45,7 @@ class EngineOptions:
                 int(depth),
                 tuple(int(layer) for layer in layers.split(",")) if layers else None,
                 os.environ.get(ENTROPY_VARIABLE, "0") == "1",
+                os.environ.get(SUPPORT_VARIABLE, "0") == "1",
             )
         except ValueError as error:
             raise ValueError(
@@ -55,6 +61,7 @@ class EngineOptions:
             DEPTH_VARIABLE: str(self.depth),
             LAYERS_VARIABLE: ",".join(map(str, self.latent_layers)) if self.latent_layers else "",
             ENTROPY_VARIABLE: str(int(self.final_entropy)),
+            SUPPORT_VARIABLE: str(int(self.support)),
         }
 
     def captured_layers(self, num_layers: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from led_rl.sampler.on_cpu.draw import CPUDraw, compiles
 from led_rl.sampler.on_gpu.draw import Workspace, draw_on_device, fuses, warm_up, write_policy
 from led_rl.sampler.request_slots import DECODING, DecodingSlots, Needs, Working, decoding_of
 from led_rl.sampler.step import Draw, LatentModel, Read, Step
+from led_rl.sampler.support import StepSupport
 from led_rl.sampler.uniforms import uniforms
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
@@ -33,6 +34,7 @@ class Drawn:
     tokens: Tensor  # (n,)
     candidates: Tensor  # (n, k)
     policy: Tensor  # (n, k) float64
+    explored: Tensor  # (n,) float64
 
     def write_policy(self, scores: Tensor) -> Tensor:
         """Writes log-policies over the rows concerned of (rows, vocab) log-probabilities, in place."""
@@ -93,6 +95,8 @@ class RequestDecoder:
         options = EngineOptions.from_environment()
         captured = options.captured_layers(num_layers)
         self.final_entropy = options.final_entropy
+        self.keeps_support = options.support
+        self.step_support: StepSupport | None = None  # of the last step
         self.device = device
         self.slots = DecodingSlots(slots, captured, num_layers, len(STATISTICS) + 1 + len(captured), device)
         self.trace: list[TracedStep] | None = None
@@ -157,7 +161,20 @@ class RequestDecoder:
         if self.trace is not None:
             self._trace(slots, positions, draws)
         self.step_sums = sums.to("cpu", non_blocking=True)  # request_statistics.py takes it with the step's tokens
-        return merged([Drawn(rows, mask, draw.tokens, draw.candidates, draw.policy) for rows, mask, draw in draws])
+        return merged(
+            [Drawn(rows, mask, d.tokens, d.candidates, d.policy, d.explored.double()) for rows, mask, d in draws]
+        )
+
+    def note_support(self, drawn: Drawn | None, logits: Tensor, scores: Tensor | None) -> None:
+        """Keeps what the step's rows could have drawn, if the engine was built to say so.
+
+        `scores`: (rows, vocab) processed log-probabilities if a standard row of the step is truncated, else None.
+        """
+        if self.keeps_support:
+            parts = (
+                None if drawn is None else (drawn.rows, drawn.active, drawn.candidates, drawn.policy, drawn.explored)
+            )
+            self.step_support = StepSupport.of(logits, parts, scores)
 
     def tensors(self) -> dict[str, Tensor]:
         """What lies on the device for as long as the decoder: tables of requests, and the workspace of a step."""
@@ -310,10 +327,11 @@ def merged(drawn: list[Drawn]) -> Drawn | None:
     if drawn[0].active is None:
         rows = torch.cat([d.rows for d in drawn])
         order = rows.argsort()
-        tokens, candidates, policy = (
-            torch.cat([getattr(d, name) for d in drawn])[order] for name in ("tokens", "candidates", "policy")
+        tokens, candidates, policy, explored = (
+            torch.cat([getattr(d, name) for d in drawn])[order]
+            for name in ("tokens", "candidates", "policy", "explored")
         )
-        return Drawn(rows[order], None, tokens, candidates, policy)
+        return Drawn(rows[order], None, tokens, candidates, policy, explored)
     result = drawn[0]
     for d in drawn[1:]:
         mine = d.active
@@ -325,5 +343,6 @@ def merged(drawn: list[Drawn]) -> Drawn | None:
             torch.where(mine, d.tokens, result.tokens),
             torch.where(mine[:, None], d.candidates, result.candidates),
             torch.where(mine[:, None], d.policy, result.policy),
+            torch.where(mine, d.explored, result.explored),
         )
     return result

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,12 +11,15 @@ import requests
 import torch
 import trl.generation.vllm_generation as trl_generation
 import trl.trainer.grpo_trainer as trl_grpo_trainer
-from trl.generation.vllm_client import VLLMClient
+from accelerate.utils import broadcast_object_list
+from trl.generation.vllm_client import VLLMClient, parse_logprobs
 from trl.generation.vllm_generation import VLLMGeneration
 
 from led_rl.decoding import PREFIX, DecodingParams
 from led_rl.engines.vllm_engine import CPU_ENGINE_ARGUMENTS, engine_environment, request_decoder
-from led_rl.sampler.capture_options import EngineOptions
+from led_rl.sampler.capture_options import SUPPORT_VARIABLE, EngineOptions
+
+REQUESTS_AT_A_TIME = 64  # to a server
 
 
 class RolloutServerError(RuntimeError):
@@ -28,10 +32,52 @@ class LEDClient(VLLMClient):
     A server without LED answers every request, and ignores the keys that ask for it.
     """
 
-    def __init__(self, *args: Any, decoding: DecodingParams, **kwargs: Any):
+    def __init__(self, *args: Any, decoding: DecodingParams, wants_supports: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.wants_supports = wants_supports
+        self.supports: list[list[list[int]]] = []  # of the last call of `generate`
         if not decoding.is_standard:
             self.check_server_decoding(decoding)
+        if wants_supports:
+            self.check_server_supports()
+
+    def generate(  # type: ignore[override]
+        self, prompts: Any, features: Any = None, n: int = 1, **sampling: Any
+    ) -> dict[str, Any]:
+        """As TRL's; with supports from the endpoint that hands them on, one request a prompt."""
+        if not self.wants_supports or features is not None:
+            return super().generate(prompts, features, n=n, **sampling)
+        extra = dict(sampling.pop("generation_kwargs", None) or {})
+        extra["extra_args"] = {**extra.get("extra_args", {}), **extra.pop("vllm_xargs", {})}
+        if (regex := sampling.pop("structured_outputs_regex", None)) is not None:
+            extra["structured_outputs"] = {"regex": regex}
+        # The server would return only the sequences of a request that finished last: https://github.com/vllm-project/vllm/pull/52399
+        parameters = {"n": n, **sampling, "output_kind": 2, **extra}  # FINAL_ONLY
+
+        def choices_of(prompt: list[int]) -> list[dict[str, Any]]:
+            body = {"model": self.model, "token_ids": prompt, "sampling_params": parameters}
+            return self._post(f"{self.base_url}/inference/v1/generate", json=body)["choices"]
+
+        with ThreadPoolExecutor(max_workers=min(REQUESTS_AT_A_TIME, len(prompts))) as executor:
+            choices = [choice for answer in executor.map(choices_of, prompts) for choice in answer]
+        logprobs, logprob_token_ids = parse_logprobs([choice["logprobs"] for choice in choices])
+        self.supports = [choice.get("sampling_mask") or [] for choice in choices]
+        return {
+            "prompt_ids": list(prompts),
+            "completion_ids": [choice["token_ids"] for choice in choices],
+            "logprobs": logprobs,
+            "logprob_token_ids": logprob_token_ids,
+        }
+
+    def check_server_supports(self) -> None:
+        """Raises RolloutServerError if the server does not say which ids a token could have been."""
+        self.generate([[0]], max_tokens=1, logprobs=0, top_k=1)
+        if not self.supports[0]:
+            raise RolloutServerError(
+                f"the vLLM server at {self.base_url} does not say which tokens could be sampled, which train_support: "
+                f"sampled needs; start it with launch/serve_rollouts.sh, or {SUPPORT_VARIABLE}=1 led-rl serve; allowed "
+                "besides: train_support: vocabulary"
+            )
 
     def check_server_decoding(self, decoding: DecodingParams) -> None:
         """Raises RolloutServerError, naming the reason and the cure."""
@@ -72,6 +118,8 @@ class LEDVLLMGeneration(VLLMGeneration):
 
     Args:
         decoding: what a server must be able to do; the requests carry it already.
+        wants_supports: after `generate`, `supports` holds a record for each token of each completion
+            (led_rl/sampler/support.py).
         options: what the engine captures for LED; depth 0 builds plain vLLM.
         engine_arguments: arguments of `vllm.LLM` that take precedence over TRL's.
         run_seed: the run's seed; each tensor-parallel group of processes samples from a stream of its own.
@@ -84,8 +132,11 @@ class LEDVLLMGeneration(VLLMGeneration):
         engine_arguments: dict[str, Any],
         run_seed: int,
         decoding: DecodingParams | None = None,
+        wants_supports: bool = False,
         **kwargs: Any,
     ):
+        self.wants_supports = wants_supports
+        self.supports: list[list[list[int]]] | None = None
         self.decoding = decoding or DecodingParams()
         self.options = options
         self.run_seed = run_seed
@@ -96,7 +147,8 @@ class LEDVLLMGeneration(VLLMGeneration):
 
     def _init_vllm(self) -> None:
         if self.mode == "server":
-            with replaced(trl_generation, "VLLMClient", partial(LEDClient, decoding=self.decoding)):
+            client = partial(LEDClient, decoding=self.decoding, wants_supports=self.wants_supports)
+            with replaced(trl_generation, "VLLMClient", client):
                 return super()._init_vllm()
         build = trl_generation.LLM
         cpu = {} if torch.cuda.is_available() else CPU_ENGINE_ARGUMENTS
@@ -119,9 +171,55 @@ class LEDVLLMGeneration(VLLMGeneration):
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         start, synced = time.perf_counter(), self.sync_seconds
         try:
-            return super().generate(*args, **kwargs)
+            if not self.wants_supports:
+                return super().generate(*args, **kwargs)
+            if self.mode == "server":
+                return self._generate_by_server(*args, **kwargs)
+            return self._generate_here(*args, **kwargs)
         finally:  # waking a sleeping engine may sync weights on the way
             self.generate_seconds += time.perf_counter() - start - (self.sync_seconds - synced)
+
+    def _generate_here(self, prompts: Any, *args: Any, **kwargs: Any) -> Any:
+        generate = self.llm.generate
+        told: list[Any] = []
+
+        def note(*inputs: Any, **options: Any) -> Any:
+            outputs = generate(*inputs, **options)
+            told.extend(sampled.sampling_mask for output in outputs for sampled in output.outputs)
+            return outputs
+
+        with replaced(self.llm, "generate", note):
+            result = super().generate(prompts, *args, **kwargs)
+        if self.tensor_parallel_size > 1:  # every process of the group generated for all
+            rank = torch.distributed.get_rank(group=self.tp_group)
+            told = told[rank * len(prompts) : (rank + 1) * len(prompts)]
+        self._take_supports([[] if mask is None else mask.token_ids for mask in told], result[1])
+        return result
+
+    def _generate_by_server(self, prompts: Any, *args: Any, **kwargs: Any) -> Any:
+        result = super().generate(prompts, *args, **kwargs)
+        client: Any = self.vllm_client if self.accelerator.is_main_process else None
+        told = [None if client is None else client.supports]
+        broadcast_object_list(told, from_process=0)
+        first = self.accelerator.process_index * len(prompts)
+        supports = told[0]
+        assert supports is not None
+        self._take_supports(supports[first : first + len(prompts)], result[1])
+        return result
+
+    def _take_supports(self, supports: list[list[list[int]]], completions: list[list[int]]) -> None:
+        """Keeps the records of a rollout's tokens, if they are whole."""
+        for records, tokens in zip(supports, completions, strict=True):
+            strays = len(records) != len(tokens) or any(
+                record and token not in record for record, token in zip(records, tokens, strict=True)
+            )
+            if strays:
+                raise RuntimeError(
+                    f"the engine told the supports of {len(records)} tokens for a completion of {len(tokens)}, or a "
+                    "support without its token: the loss cannot be normalised over them. train_support: vocabulary "
+                    "trains without"
+                )
+        self.supports = supports
 
     def take_seconds(self) -> tuple[float, float]:
         """Seconds of rollout and of weight sync since the last call."""

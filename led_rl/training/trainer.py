@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import is_peft_model
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
 
@@ -14,11 +15,20 @@ from led_rl.decoding import PREFIX, DecodingParams
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 from led_rl.training.config import LEDGRPOConfig
+from led_rl.training.correction import finite_or_none, ratio_statistics, token_classes
 from led_rl.training.rollout import LEDVLLMGeneration, rollouts_by
+from led_rl.training.supported_loss import Supports, SupportSwitch
+from led_rl.training.turns import Turn, align_turns
 
 NO_THOUGHT = (
     "decoding: {decoding!r}, but no token of this rollout was sampled with it: no prompt ends inside a think part and "
     "no completion opened one. Use a chat template that opens <think>, or led_think_only: false."
+)
+LEAST_SUPPORT_MASS = 0.95
+LITTLE_MASS = (
+    "led/support_mass is {mass:.3f} at step {step}: the policy gives 1 - this to tokens that rollouts cannot sample, "
+    "and nothing in the loss pushes it back. Raise led_k (or top_k, top_p), lower the learning rate or temperature, or "
+    "mix in standard rollouts"
 )
 logger = logging.getLogger(__name__)
 
@@ -37,11 +47,16 @@ class LEDGRPOTrainer(GRPOTrainer):
       (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth; not
       with a server, which hands on tokens and log-probabilities alone).
 
-    The loss, the advantages, the data flow and checkpoints are TRL's.
+    * with `train_support: sampled`, the log-probabilities of the loss, of the old policy and of the reference model are
+      normalised over the ids that the engine could have drawn (supported_loss.py), and so are the entropy metric and
+      the KL term; `led/support_mass` says how much of the policy lies there, `correction/*` how the ratios spread.
+
+    The advantages, the form of the loss, the data flow and checkpoints are TRL's.
     """
 
     args: LEDGRPOConfig
     vllm_generation: LEDVLLMGeneration
+    _warned_of_mass = False
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: LEDGRPOConfig | None = None, **kwargs: Any):
         args = args or LEDGRPOConfig("led-grpo")
@@ -57,15 +72,32 @@ class LEDGRPOTrainer(GRPOTrainer):
             generation_kwargs: dict[str, Any] = dict(args.generation_kwargs or {})  # type: ignore[arg-type]
             args.generation_kwargs = {**generation_kwargs, key: {**generation_kwargs.get(key, {}), **wanted}}
             options = EngineOptions.for_decoding(self.decoding, final_entropy=True)
+        if args.needs_supports and kwargs.get("rollout_func") is not None:
+            raise ValueError(
+                "rollout_func with train_support: sampled: the loss cannot know which tokens a custom rollout could "
+                "have sampled; allowed: train_support: vocabulary"
+            )
+        self._turns: list[Turn] = []
+        self._supports: Supports | None = None  # of the batch that is scored now
+        self._records: list[list[list[int]]] | None = None  # of the rollout at work
+        if args.needs_supports:
+            options = EngineOptions.for_decoding(self.decoding, final_entropy=True, support=True)
         make_rollouts = partial(
             LEDVLLMGeneration,
             decoding=self.decoding,
             options=options,
             engine_arguments=dict(args.vllm_engine_arguments or {}),
             run_seed=args.seed,
+            wants_supports=args.needs_supports,
         )
         with rollouts_by(make_rollouts):
             super().__init__(model, reward_funcs, args, **kwargs)
+        self._switch = SupportSwitch()
+        if args.needs_supports:
+            for scored in (self.model, self.ref_model):
+                if scored is not None:
+                    scored = self.accelerator.unwrap_model(scored)
+                    self._switch.install(scored.get_base_model() if is_peft_model(scored) else scored)
         self.markers = check_decoding(self.decoding, self._model.config, self._tokenizer)
         if served and not self.decoding.is_standard and self.accelerator.is_main_process:
             logger.warning("rollouts come from a server: led/* is not logged, rollout/* and time/* are")
@@ -74,7 +106,82 @@ class LEDGRPOTrainer(GRPOTrainer):
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
         self._log_rollout(prompt_ids, completion_ids)
-        return completion_ids, logprobs
+        if self.args.needs_supports:
+            supports = self.vllm_generation.supports
+            assert supports is not None
+            self._turns += map(Turn, prompt_ids, completion_ids, supports)
+        return completion_ids, None if logprobs is None else finite_or_none(logprobs)
+
+    def _generate(self, prompts: list) -> Any:
+        self._turns = []
+        generated = super()._generate(prompts)
+        prompt_ids, completion_ids = generated[:2]
+        self._records = align_turns(self._turns, prompt_ids, completion_ids) if self.args.needs_supports else None
+        return generated
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if self._supports is None and self._records is not None:  # nothing was scored on the way
+            self._supports = Supports.of(self._records, output["completion_ids"].shape[1], self.accelerator.device)
+        if self._supports is not None:
+            output["support_ids"], output["support_explored"] = self._supports.ids, self._supports.explored
+            self._log_correction(output, self._supports)
+        self._supports = self._records = None
+        return output
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        if "support_ids" not in inputs:
+            return super()._compute_loss(model, inputs)
+        self._supports = Supports(inputs["support_ids"], inputs["support_explored"])
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self._supports = None
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        score = super()._get_per_token_logps_and_entropies
+        if self._records is not None and self._supports is None:
+            self._supports = Supports.of(self._records, logits_to_keep, self.accelerator.device)
+        if self._supports is None:
+            return score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        in_loss = self._records is None
+        with self._switch.over(self._supports, gauges=in_loss) as head:
+            scored = score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        if in_loss:
+            self._log_support_mass(head.masses)
+        return scored
+
+    def _log_support_mass(self, masses: list[torch.Tensor]) -> None:
+        """Mean mass of the full policy on the supports of the loss's gauged tokens, over all processes."""
+        local = torch.zeros(2, device=self.accelerator.device)
+        for mass in masses:
+            local += torch.stack([mass.sum(), mass.new_tensor(float(len(mass)))])
+        total, count = self.accelerator.reduce(local, "sum").tolist()
+        if not count:
+            return
+        mean = total / count
+        self._append("led/support_mass", mean)
+        if mean < LEAST_SUPPORT_MASS and not self._warned_of_mass and self.accelerator.is_main_process:
+            logger.warning(LITTLE_MASS.format(mass=mean, step=self.state.global_step))
+            self._warned_of_mass = True
+
+    def _log_correction(self, output: dict[str, Any], supports: Supports) -> None:
+        if "importance_sampling_ratio" not in output:
+            return
+        mask = output["completion_mask"] * output.get("tool_mask", 1)
+        log_ratio = output["old_per_token_logps"] - output["sampling_per_token_logps"]
+
+        def reduce(values: torch.Tensor, how: str) -> torch.Tensor:
+            if how == "sum":
+                return self.accelerator.reduce(values, "sum")
+            return self.accelerator.gather(values[None]).amax(0)
+
+        weights = token_classes(supports.explored, mask)
+        clip_max = self.args.vllm_importance_sampling_clip_max
+        for name, value in ratio_statistics(log_ratio, weights, clip_max, reduce).items():
+            self._append(f"correction/{name}", value)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Compares vLLM with transformers on tiny random models; tests/engines/vllm_plugin/test_architectures.py judges what it found.
+"""Compares vLLM with transformers on tiny random models; tests/engines/vllm_plugin/test_architectures.py judges.
 
 architectures_probe.py FOLDER FACTS    saves the models in a folder, and writes by architecture to a JSON file what was
                                        seen to agree, or the error

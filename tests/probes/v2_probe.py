@@ -1,5 +1,6 @@
-"""Runs vLLM's V2 runner in a process of its own, without a GPU in Triton's interpreter; tests/engines/vllm_plugin/test_runner_v2.py
-judges what it did.
+"""Runs vLLM's V2 runner in a process of its own, without a GPU in Triton's interpreter.
+
+tests/engines/vllm_plugin/test_runner_v2.py judges what it did.
 
 v2_probe.py MODEL REQUESTS FACTS    reads requests from a JSON file and writes what it found to another
 """
@@ -12,8 +13,8 @@ from pathlib import Path
 
 from led_rl.engines.environment import has_gpu
 
-for folder in ("engines/vllm_plugin", ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / folder))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engines" / "vllm_plugin"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if has_gpu():
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # to read traces

@@ -17,6 +17,7 @@ from torch import Tensor
 from vllm.v1.outputs import AsyncModelRunnerOutput
 
 from led_rl.sampler.request_decoder import RequestDecoder, named_statistics
+from led_rl.sampler.support import StepSupport
 
 KEY = "led"  # of kv_transfer_params
 REQUEST_ID = attrgetter("request_id")
@@ -74,13 +75,13 @@ def sample_tokens_and_sums(original: Callable[..., Any]) -> Callable[..., Any]:
     def sample_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = original(self, *args, **kwargs)
         decoder = decoder_of(self.model_runner)
-        if decoder is None or decoder.step_sums is None:
+        if decoder is None or (decoder.step_sums is None and decoder.step_support is None):
             return output
         sums, decoder.step_sums = decoder.step_sums, None
+        support, decoder.step_support = decoder.step_support, None
         if isinstance(output, AsyncModelRunnerOutput):
-            return OutputWithSums(output, decoder.slots.generation, sums)
-        output.led_sums = decoder.slots.generation, sums.numpy()
-        return output
+            return OutputWithSums(output, decoder.slots.generation, sums, support)
+        return with_sums(output, decoder.slots.generation, sums, support)
 
     sample_tokens.led_rl = True  # type: ignore[attr-defined]
     return sample_tokens
@@ -89,14 +90,25 @@ def sample_tokens_and_sums(original: Callable[..., Any]) -> Callable[..., Any]:
 class OutputWithSums(AsyncModelRunnerOutput):
     """A step's output that is still on its way from the device."""
 
-    def __init__(self, output: AsyncModelRunnerOutput, generation: int, sums: Tensor):
+    def __init__(
+        self, output: AsyncModelRunnerOutput, generation: int, sums: Tensor | None, support: StepSupport | None
+    ):
         self.output = output
-        self.generation, self.sums = generation, sums
+        self.generation, self.sums, self.support = generation, sums, support
 
     def get_output(self) -> Any:
-        output: Any = self.output.get_output()  # waits
-        output.led_sums = self.generation, self.sums.numpy()
-        return output
+        return with_sums(self.output.get_output(), self.generation, self.sums, self.support)  # the output waits
+
+
+def with_sums(output: Any, generation: int, sums: Tensor | None, support: StepSupport | None) -> Any:
+    """The step's output with what is on the host by now: sums, and supports as vLLM's own sampling masks travel."""
+    if sums is not None:
+        output.led_sums = generation, sums.numpy()
+    if support is not None:
+        from vllm.v1.outputs import SamplingMaskLists
+
+        output.sampling_masks = SamplingMaskLists(*support.lists())
+    return output
 
 
 class Batch:
@@ -142,6 +154,8 @@ def hand_sums_on(original: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
+        if getattr(model_runner_output, "sampling_masks", None) is not None:
+            self.return_sampling_mask = True  # its own switch refuses runner V1 and needs top-k
         told = getattr(model_runner_output, "led_sums", None)
         if told is None:
             return original(self, scheduler_output, model_runner_output)

@@ -96,10 +96,13 @@ def sample_with_led(original: Callable[..., Any]) -> Callable[..., Any]:
     def sample(
         self: Sampler, logits: Tensor, sampling_metadata: SamplingMetadata, logprobs_mode_override: Any = None
     ) -> tuple[Tensor, Tensor | None]:
-        for processor in sampling_metadata.logitsprocs.argmax_invariant:
-            if isinstance(processor, LEDBatch) and processor.slot_of_row:
-                return _sample(self, logits, sampling_metadata, processor)
-        return original(self, logits, sampling_metadata, logprobs_mode_override)
+        batch = next((p for p in sampling_metadata.logitsprocs.argmax_invariant if isinstance(p, LEDBatch)), None)
+        if batch is not None and batch.slot_of_row:
+            return _sample(self, logits, sampling_metadata, batch)
+        tokens, scores = original(self, logits, sampling_metadata, logprobs_mode_override)
+        if batch is not None:
+            batch.decoder.note_support(None, logits, scores if _truncates(sampling_metadata) else None)
+        return tokens, scores
 
     return sample
 
@@ -127,10 +130,13 @@ def _sample(
     wants_scores = wants_scores and sampler.logprobs_mode in ("processed_logprobs", "processed_logits")
 
     if drawn is None:
-        return _draw_as_usual(sampler, logits, metadata, temperature, greedy, None)
+        tokens, scores = _draw_as_usual(sampler, logits, metadata, temperature, greedy, None)
+        batch.decoder.note_support(None, logits, scores if _truncates(metadata) else None)
+        return tokens, scores
     if drawn.active is not None:
         tokens, scores = _draw_as_usual(sampler, logits, metadata, temperature, greedy, None)
         tokens = torch.where(drawn.active, drawn.tokens, tokens)
+        batch.decoder.note_support(drawn, logits, scores if _truncates(metadata) else None)
         return tokens, drawn.write_policy(scores) if wants_scores and scores is not None else None
 
     tokens = drawn.tokens
@@ -141,7 +147,15 @@ def _sample(
         tokens[rest], rest_scores = _draw_as_usual(sampler, logits, metadata, temperature, greedy, rest)
         if scores is not None and rest_scores is not None:
             scores[rest] = rest_scores
+    batch.decoder.note_support(drawn, logits, scores if _truncates(metadata) else None)
     return tokens, scores if scores is None else drawn.write_policy(scores)
+
+
+def _truncates(metadata: SamplingMetadata) -> bool:
+    """Whether top-k, top-p or min-p keeps a request of the batch from part of the vocabulary."""
+    processors = metadata.logitsprocs.argmax_invariant
+    min_p = any(isinstance(p, MinPLogitsProcessor) and p.min_p_count for p in processors)
+    return min_p or metadata.top_k is not None or metadata.top_p is not None
 
 
 def _draw_as_usual(

@@ -75,6 +75,11 @@ class LEDSamplingStates(SamplingStates):
         # 0.31 asks whether the request changes logits, and skips `apply_min_p` where none does; 0.26 does not ask.
         return bool(super().add_request(req_idx, sampling_params)) or ours
 
+    def led_truncates(self, idx_mapping_np: np.ndarray) -> bool:
+        """Whether top-k, top-p or min-p keeps a request of the batch from part of the vocabulary."""
+        top_k, top_p, min_p = (values.np[idx_mapping_np] for values in (self.top_k, self.top_p, self.min_p))
+        return bool((top_k < self.vocab_size).any() or (top_p < 1).any() or (min_p > 0).any())
+
     def apply_min_p(self, logits: Tensor, expanded_idx_mapping: Tensor, idx_mapping_np: np.ndarray) -> None:
         if self.led_is_ours[idx_mapping_np].any():
             model = take_sampled_rows(logits.shape[0])
@@ -91,6 +96,9 @@ class LEDSampler(Sampler):
         states = self.sampling_states
         assert isinstance(states, LEDSamplingStates)
         drawn, states.led_drawn = states.led_drawn, None
+        idx_mapping_np = args[3] if len(args) > 3 else kwargs["idx_mapping_np"]
+        truncated = processed if states.led_truncates(idx_mapping_np) else None
+        states.led_decoder.note_support(drawn, processed, truncated)
         if drawn is None:
             return sampled, processed
         if drawn.active is None:  # on CPU: the rows are known

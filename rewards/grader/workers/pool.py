@@ -1,8 +1,8 @@
 """A persistent pool of worker processes, each job under a hard wall-clock limit and a memory cap.
 
 Workers are started with `python -m rewards.grader.workers.child`, never forked from (nor re-importing) the caller: that
-is safe under torch, accelerate, threads and an unguarded `__main__`. A worker that exceeds its limits is killed and replaced,
-and only its own job fails. Any thread may call `run`; a forked child gets a pool of its own.
+is safe under torch, accelerate, threads and an unguarded `__main__`. A worker that exceeds its limits is killed and
+replaced, and only its own job fails. Any thread may call `run`; a forked child gets a pool of its own.
 """
 
 import atexit
