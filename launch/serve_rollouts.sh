@@ -38,5 +38,6 @@ if [[ -n ${WEIGHT_TRANSFER-nccl} ]]; then
   options+=(--weight-transfer-config "{\"backend\": \"${WEIGHT_TRANSFER:-nccl}\"}")
 fi
 
+export LED_RL_SUPPORT=1       # answers say which ids each token could have been: the loss is normalised over them
 export VLLM_SERVER_DEV_MODE=1 # the endpoints through which TRL sends weights
 exec led-rl serve "$1" "${options[@]}" "${@:2}"

@@ -92,7 +92,9 @@ def engine(tiny_model):
     from led_rl.engines.vllm_engine import VLLMEngine
 
     # room for every prompt at once: vLLM on CPU crashes on a seeded request whose prefill is cut into chunks
-    return VLLMEngine(tiny_model, depth=8, max_model_len=256, max_num_seqs=128, max_num_batched_tokens=16384)
+    return VLLMEngine(
+        tiny_model, depth=8, max_model_len=256, max_num_seqs=128, max_num_batched_tokens=16384, support=True
+    )
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,7 @@ class VLLMEngine:
         depth: largest LED depth that requests may ask for; 0 builds an engine without LED.
         max_model_len: longest sequence, prompt and completion, in tokens.
         max_num_seqs: sequences decoded at a time.
+        support: whether outputs say which ids each token could have been (led_rl/sampler/support.py).
         engine_args: any further argument of `vllm.LLM`.
     """
 
@@ -70,12 +71,13 @@ class VLLMEngine:
         max_model_len: int | None = None,
         max_num_seqs: int = 64,
         seed: int = 0,
+        support: bool = False,
         **engine_args: Any,
     ):
         defaults = {"logprobs_mode": "processed_logprobs"}  # so that a LED token's log-probability is log mu
         if not torch.cuda.is_available():
             defaults |= CPU_ENGINE_ARGUMENTS
-        with engine_environment(EngineOptions(depth)):
+        with engine_environment(EngineOptions(depth, support=support)):
             from vllm import LLM
 
             self.llm: Any = LLM(

@@ -24,7 +24,8 @@ def serve(
         DecodingError: the model or vLLM's options rule out `depth`, `latent_layers` or `default`; before weights load.
     """
     # The entry point `vllm` itself asks for the metadata of a distribution named vllm, which the CPU build lacks.
-    with engine_environment(EngineOptions(depth, latent_layers), default):
+    support = EngineOptions.from_environment().support  # for trainers: launch/serve_rollouts.sh
+    with engine_environment(EngineOptions(depth, latent_layers, support=support), default):
         from vllm.entrypoints.cli.serve import ServeSubcommand
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 

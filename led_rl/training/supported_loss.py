@@ -154,7 +154,7 @@ def _parts(ids: Tensor) -> Iterator[slice]:
 def _spread(index: Tensor, values: Tensor, shape: Sequence[int], sparse: bool) -> Tensor:
     """A gradient of `shape` that is zero but for `values` at the rows `index`, ascending."""
     if sparse:
-        return torch.sparse_coo_tensor(index[None], values, tuple(shape), is_coalesced=True)
+        return torch.sparse_coo_tensor(index[None], values, tuple(shape), is_coalesced=True, check_invariants=False)
     return values.new_zeros(tuple(shape)).index_copy_(0, index, values)
 
 

@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -14,6 +14,7 @@ from led_rl.engines.engine import Sampling
 from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
 from led_rl.engines.vllm_engine import request_decoder
 from led_rl.led import led_distribution
+from led_rl.sampler.support import read_record
 
 THINK, CLOSE = 3, 4  # of conftest.character_tokenizer
 TOLERANCE = 1e-5
@@ -157,11 +158,39 @@ def check_agreement(
                     if not param.temperature:  # vLLM reports log-probabilities at temperature 1
                         assert token == int(logits[step, 0].argmax()), (i, step)
                         continue
+                if sample.sampling_mask is not None:
+                    record = sample.sampling_mask.token_ids[step]
+                    final = posteriors[step, 0] if ours else None
+                    assert _supports(record, expected.values(), token, final, param), (i, step, record)
+                    seen["supports"] += 1
+                    seen["truncated supports"] += not ours and bool(record)
                 if logprob is not None:
                     agrees = [abs(policy[token].log().item() - logprob) < tolerance for policy in expected.values()]
                     assert any(agrees), (i, step, logprob, {k: p[token].log().item() for k, p in expected.items()})
                     seen["log-probabilities"] += 1
     return seen
+
+
+def _supports(
+    record: list[int], policies: Iterable[torch.Tensor], token: int, final: torch.Tensor | None, param: Any
+) -> bool:
+    """Whether a token's record names the ids of one of the policies that it may have been drawn from.
+
+    An id at the edge of a truncation may fall on either side of it: such ids have next to equal probabilities.
+    `final`: (vocab,) final layer's posterior of rows with another decoding than standard, whose ids it orders.
+    """
+    ids, explored = read_record(record)
+    if (final is not None) != (explored >= 0) or (record and token not in ids):
+        return False
+    if final is not None and (final[ids].diff() > TOLERANCE).any():
+        return False
+    if not record:  # drawn from everything
+        return param.top_p == 1 and param.top_k <= 0 and param.min_p == 0
+    for policy in policies:
+        strays = set(policy.nonzero().flatten().tolist()) ^ set(ids)
+        if len(strays) <= 2 and all(policy[stray] <= policy[policy > 0].min() + 2 * TOLERANCE for stray in strays):
+            return True
+    return False
 
 
 def _agreeing(found: list, posteriors: torch.Tensor) -> list:
