@@ -141,6 +141,7 @@ def main(model: str, requests: dict) -> dict:
     engine = VLLMEngine(
         model,
         depth=8,
+        support=True,
         dtype="float32",
         max_model_len=256,
         max_num_seqs=16,

@@ -77,6 +77,8 @@ def test_tables_phases_and_logprobs_agree_with_transformers(engine, reference):
     seen = check_agreement(reference, prompts, params, outputs, traced)
     assert seen["tables"] > 500
     assert seen["log-probabilities"] > 1000
+    assert seen["supports"] == seen["log-probabilities"]
+    assert seen["truncated supports"] > 100
     assert min(seen["drawn by led"], seen["drawn by top_k_control"], seen["drawn by led_reference"]) > 40
 
 

@@ -76,12 +76,14 @@ def test_tables_phases_and_logprobs_agree_with_transformers(facts):
     seen = facts["mixed"]
     assert seen["tables"] > 60
     assert seen["log-probabilities"] > 100
+    assert seen["supports"] == seen["log-probabilities"]
     assert min(seen["drawn by led"], seen["drawn by top_k_control"], seen["drawn by led_reference"]) > 4
 
 
 def test_chunked_prefill_preemption_and_edited_logits_agree_with_transformers(facts):
     assert facts["preemptions"] > 0, "the engine had room for all; the test did not test preemption"
     assert facts["pressed"]["log-probabilities"] > 120
+    assert facts["pressed"]["supports"] == facts["pressed"]["log-probabilities"]
     assert facts["pressed"]["phase changes"] > 4
 
 
