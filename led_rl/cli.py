@@ -9,18 +9,18 @@ from led_rl import __version__
 # name -> (module:function, one line of help). The function takes the arguments after the name, returns the exit status.
 COMMANDS: dict[str, tuple[str, str]] = {
     "grade": ("led_rl.commands.grading:main", "grade predictions in a JSONL file against gold answers"),
-    "evaluate": ("led_rl.evaluation.run:evaluate_main", "compare decodings and checkpoints on a file of problems"),
+    "evaluate": ("led_rl.commands.evaluation:main", "compare decodings and checkpoints on a file of problems"),
     "serve": ("led_rl.commands.serving:main", "an OpenAI-compatible vLLM server whose requests may choose LED"),
     "benchmark": (
-        "led_rl.benchmarks.engine_benchmark:main",
+        "led_rl.commands.engine_benchmark:main",
         "what LED costs in throughput and memory, beside standard decoding",
     ),
     "benchmark-trainer": (
-        "led_rl.benchmarks.trainer_benchmark:main",
+        "led_rl.commands.trainer_benchmark:main",
         "time of a training step, beside TRL's own trainer",
     ),
     "cost-model": (
-        "led_rl.benchmarks.cost_model:main",
+        "led_rl.commands.cost_model:main",
         "predict a benchmark's figures from bytes, operations and launches",
     ),
     "doctor": (
@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: its own, or 2 for a command that does not exist."""
+    """Runs one command; returns the exit status: its own, or 2 with one line on stderr for what cannot be done."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
@@ -53,6 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("led-rl: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not is_for_the_user(error):
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def is_for_the_user(error: Exception) -> bool:
+    """Whether the error says what the user did wrong; any other one is a bug and keeps its traceback."""
+    from led_rl.decoding import UserError
+    from rewards import RewardError
+
+    return isinstance(error, UserError | RewardError)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def _help() -> str:

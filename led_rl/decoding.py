@@ -19,7 +19,11 @@ THINK_STARTS = ("prompt", "marker")
 MARKER_LENGTH = 64
 
 
-class DecodingError(ValueError):
+class UserError(ValueError):
+    """What a user asked for cannot be done. The message is one line that names it; commands print it and end with 2."""
+
+
+class DecodingError(UserError):
     """A decoding parameter that is unknown, of the wrong type, or out of range."""
 
 

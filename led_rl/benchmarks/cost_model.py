@@ -8,20 +8,15 @@ at hand it also predicts the standard step, from a datasheet: the least that ste
 cost beside it.
 """
 
-import argparse
-import json
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from led_rl.benchmarks.shapes import SHAPES
 from led_rl.benchmarks.shapes import Shape as BenchmarkShape
 
 # Of one step, counted in the code: (states, phases, the final layer, scores and statistics; latent layers). On a CPU
@@ -174,52 +169,6 @@ def measure(device: torch.device, dtype: torch.dtype, vocab: int, hidden: int, p
 
 BATCHES, CONTEXTS = (1, 8, 32, 128, 256), (1024, 4096, 16384)
 ARMS = {"top_k_control": "top_k_control", "led_coin": "coin", "led_marginal": "marginal", "led_reference": "reference"}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`led-rl cost-model FILE`: what the model predicts for a benchmark's sizes, beside what it measured.
-
-    `led-rl cost-model --hardware NAME`: a grid of sizes, predicted for hardware that is not at hand.
-    """
-    parser = argparse.ArgumentParser("led-rl cost-model", description=main.__doc__)
-    add = parser.add_argument
-    add("file", nargs="?", type=Path, help="benchmark.json of led-rl benchmark, from this machine")
-    add("--hardware", choices=tuple(HARDWARE), help="predict a grid from the datasheet instead")
-    add("--shape", choices=tuple(SHAPES), default="qwen3-4b", help="of the grid (%(default)s)")
-    add("--explored", type=float, help="fraction of the rows that explore, of the grid (the shape's own)")
-    options = parser.parse_args(arguments)
-    if (options.file is None) == (options.hardware is None):
-        parser.error("give a benchmark.json, or --hardware")
-    if options.hardware:
-        shape = SHAPES[options.shape]
-        explored = shape.explored if options.explored is None else options.explored
-        if not 0 <= explored <= 1:
-            parser.error(f"argument --explored: must lie between 0 and 1, got {explored:g}")
-        print(grid(shape, explored, HARDWARE[options.hardware]))
-        return 0
-    try:
-        report = json.loads(options.file.read_text())
-        settings, model, cells = report["settings"], report["model"], report["cells"]
-    except (OSError, ValueError, KeyError) as error:
-        print(f"led-rl cost-model: error: {options.file} is no benchmark.json: {error!r}", file=sys.stderr)
-        return 2
-    cuda = report["machine"]["gpu"] is not None
-    if cuda and not torch.cuda.is_available():
-        print(f"led-rl cost-model: error: {options.file} was measured on a GPU, and here is none", file=sys.stderr)
-        return 2
-    if not cuda:
-        torch.set_num_threads(report["machine"]["threads"])
-    dtype = torch.bfloat16 if cuda else torch.float32
-    machine = measure(torch.device("cuda" if cuda else "cpu"), dtype, model["vocab"], model["hidden"])
-    print(machine)
-    print("batch  arm              added ms/step, predicted   measured   ratio to standard, predicted   measured")
-    for cell in cells:
-        for name, predicted, measured, standard in predictions(cell, settings, model, machine, dtype, cuda):
-            print(
-                f"{cell['batch']:5d}  {name:15s}  {predicted:24.2f}  {measured - standard:9.2f}"
-                f"  {standard / (standard + predicted):29.3f}  {standard / measured:9.3f}"
-            )
-    return 0
 
 
 def grid(shape: BenchmarkShape, explored: float, machine: Machine) -> str:

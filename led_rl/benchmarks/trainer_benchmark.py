@@ -14,7 +14,6 @@ and eager mode (CPU_ENGINE_ARGUMENTS) and linear weights that can be replaced; t
 run's seed for the engine; and the stopwatch around rollout and weight sync. Our trainer always has all that.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -25,9 +24,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from led_rl.benchmarks.engine_benchmark import machine, versions
+from led_rl.benchmarks.machine import machine, versions
 from led_rl.benchmarks.trainer_results import (
     BASELINES,
     STANDARD,
@@ -37,11 +36,11 @@ from led_rl.benchmarks.trainer_results import (
     summarise,
     table,
 )
+from led_rl.decoding import UserError
 
 if TYPE_CHECKING:
     from led_rl.training.config import Recipe
 
-PROGRAM = "led-rl benchmark-trainer"
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart_standard.yaml"
 RESULTS, FIGURE = "benchmark-trainer.json", "benchmark-trainer.png"
 WARM_UP = 1  # rounds
@@ -60,7 +59,7 @@ WATCHED: tuple[str, ...] = (
 WATCHED += ("--disable_tqdm", "true", "--num_completions_to_print", "0")
 
 
-class TrainerBenchmarkError(ValueError):
+class TrainerBenchmarkError(UserError):
     """What was asked for cannot be measured; names the option or the recipe's key."""
 
 
@@ -73,73 +72,10 @@ class Options:
     output: Path
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 2 with one line for what cannot be measured, 130 if interrupted."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
-    from led_rl.engines.environment import has_gpu, set_cpu_environment
-
-    if not has_gpu():  # before torch and vLLM are imported
-        set_cpu_environment()
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    try:
-        complete = benchmark(options)
-    except (ValueError, OSError) as error:
-        if not _is_for_the_user(error):
-            raise
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    print(f"\nresults: {options.output / RESULTS}, {options.output / FIGURE}")
-    return 0 if complete else 130
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"{PROGRAM}: error: {message}", file=sys.stderr)
-        sys.exit(2)
-
-
-def parse(arguments: Sequence[str]) -> Options:
-    """Exits with status 2 and one line on stderr where an option is wrong; keys of the recipe are checked later."""
-    rest = list(arguments)
-    recipe = Path(rest.pop(0)) if rest and not rest[0].startswith("-") else None
-    parser = _Parser(
-        PROGRAM,
-        usage=f"{PROGRAM} [RECIPE] [--steps N] [--rounds R] [--output DIR] [--smoke] [--KEY VALUE ...]",
-        description="Time of a training step of LEDGRPOTrainer over TRL's GRPOTrainer's, and where it goes. RECIPE: "
-        "the quickstart's standard one, with random weights if there is no warm-up yet. --KEY VALUE overrides it, as "
-        "in training; with --decoding led, a step with LED is measured, too.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--steps", type=_count, default=1, help="steps that a trainer takes in its turn (%(default)s)")
-    add("--rounds", type=_count, help=f"rounds that are measured, after {WARM_UP} of warm-up (8)")
-    add("--output", type=Path, default=Path("runs/benchmark-trainer"), help=f"folder of {RESULTS} (%(default)s)")
-    add("--smoke", action="store_true", help="seconds instead of minutes: proves that it runs, measures nothing")
-    given, overrides = parser.parse_known_args(rest)
-    rounds = given.rounds or (2 if given.smoke else 8)
-    return Options(recipe, (*(SMOKE if given.smoke else ()), *overrides), given.steps, rounds, given.output)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
-    return int(text)
-
-
-def _is_for_the_user(error: Exception) -> bool:
-    from led_rl.data import DatasetError
-    from led_rl.training.checks import CheckError
-    from led_rl.training.config import RecipeError
-    from rewards import RewardError
-
-    return isinstance(error, TrainerBenchmarkError | CheckError | DatasetError | RecipeError | RewardError | OSError)
-
-
 def benchmark(options: Options) -> bool:
     """Measures, prints and writes; after an interrupt, the steps so far. Returns whether all rounds were measured."""
     from led_rl.benchmarks.trainer_turns import Turns, take_turns
 
-    options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="led-rl-benchmark-trainer-") as folder:
         command = _recipe_command(options, Path(folder))
         recipe, ours = _check(options, command)
@@ -164,7 +100,7 @@ def benchmark(options: Options) -> bool:
         )
         about["wrapped_models"] = {arm: type(trainer.model_wrapped).__name__ for arm, trainer in trainers.items()}
         _write(options, about, turns.steps, complete)
-    from led_rl.benchmarks.trainer_results import trainer_figure
+    from led_rl.benchmarks.trainer_figure import trainer_figure
 
     summaries = summarise(turns.steps)
     print(f"\n{table(summaries)}")

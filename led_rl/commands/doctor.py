@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from led_rl.commands.arguments import Parser
 from led_rl.engines.environment import has_gpu, set_cpu_environment
 from led_rl.engines.self_check import (
     Check,
@@ -38,7 +39,7 @@ VARIABLES = ("LED_RL_DEPTH", "LED_RL_LATENT_LAYERS", "LED_RL_FINAL_ENTROPY", "LE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a line a check; returns 1 if any of them failed."""
-    parser = argparse.ArgumentParser("led-rl doctor", description=__doc__)
+    parser = Parser("led-rl doctor", description=__doc__)
     parser.add_argument("model", nargs="?", metavar="MODEL", help="checkpoint or hub id: also try LED with it")
     parser.add_argument("--depth", type=int, help="LED depth to try (default 8; 2 or more)")
     parser.add_argument("--compare", action="store_true", help="compare with transformers, however large MODEL is")

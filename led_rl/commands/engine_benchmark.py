@@ -1,16 +1,16 @@
-"""The options of `led-rl benchmark`, checked: a wrong one is one line that names it."""
+"""`led-rl benchmark`: what LED costs in throughput and memory, beside standard decoding."""
 
 import argparse
-import sys
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
+from led_rl.benchmarks.engine_settings import ARMS, BenchmarkError, Settings
 from led_rl.benchmarks.shapes import SHAPES
+from led_rl.commands.arguments import Parser, count, counts, fraction, limit, output_folder, temperature
+from led_rl.engines.environment import has_gpu, set_cpu_environment
 
 PROGRAM = "led-rl benchmark"
-ARMS = ("top_k_control", "led_coin", "led_marginal", "led_reference")
 DESCRIPTION = """\
 Measures what LED costs. Blocks of standard decoding alternate with blocks of
   top_k_control  standard decoding restricted to LED's k candidates
@@ -22,95 +22,68 @@ of every step may explore (led_think_only=0): the most that LED can cost. Severa
 """
 
 
-class BenchmarkError(ValueError):
-    """What was asked for cannot be measured; names the option."""
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit status, 130 if it was interrupted.
+
+    Raises:
+        UserError: an option is wrong, or what it asks for cannot be measured.
+    """
+    settings = parse(arguments)
+    output_folder(settings.output)
+    set_environment(settings)  # before torch and vLLM are imported
+    from led_rl.benchmarks.engine_benchmark import FIGURE, RESULTS, benchmark
+
+    report = benchmark(settings)
+    print(f"\nresults: {settings.output / RESULTS}, {settings.output / FIGURE}")
+    return 0 if report.complete else 130
 
 
-@dataclass(frozen=True)
-class Settings:
-    model: str | None
-    shape: str | None
-    output: Path
-    batches: tuple[int, ...]
-    contexts: tuple[int, ...]
-    new_tokens: int
-    rounds: int
-    depth: int
-    k: int
-    vocab: int | None
-    latent_norm: bool
-    arms: tuple[str, ...]
-    with_plain: bool
-    temperature: float
-    explored_fraction: float | None
-    top_p: float
-    top_k: int
-    logprobs: bool
-    dtype: str
-    eager: bool
-    threads: int | None
-    gpu_memory: float
-    seed: int
-
-    @property
-    def longest(self) -> int:
-        return max(self.contexts) + self.new_tokens
-
-    @property
-    def warmup_tokens(self) -> int:
-        return max(4, self.new_tokens // 4)
-
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "output": str(self.output)}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"{PROGRAM}: error: {message}", file=sys.stderr)
-        sys.exit(2)
+def set_environment(settings: Settings) -> None:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # LED's counters are read in this process
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if settings.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    if not settings.eager:
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "0")
+    if not has_gpu():
+        set_cpu_environment()
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """Exits with status 2 and one line on stderr where an option is wrong."""
-    parser = _Parser(PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Raises UserError where an option is wrong."""
+    parser = Parser(PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     shapes = "; ".join(f"{name}: {shape.about}" for name, shape in SHAPES.items())
     add("--model", help="checkpoint folder or hub id, instead of a shape")
     add("--shape", choices=tuple(SHAPES), help=f"random weights ({shapes}; default quickstart)")
     add("--output", type=Path, default=Path("runs/benchmark"), help="folder of benchmark.json and .png (%(default)s)")
-    add("--batch", type=_counts, metavar="N,N", help="requests at a time (the shape's own; 64 with --model)")
-    add("--context", type=_counts, default=(32,), metavar="N,N", help="prompt tokens (32)")
-    add("--new-tokens", type=_count, help="tokens that each request generates in a block (64)")
-    add("--rounds", type=_count, help="rounds of blocks for each size (6)")
-    add("--depth", type=_count, help="layers that LED reads, the final one included (the shape's own; 8 with --model)")
-    add("--k", type=_count, default=8, help="candidates (%(default)s)")
-    add("--vocab", type=_count, help="tokens of the vocabulary, instead of the shape's own")
+    add("--batch", type=counts, metavar="N,N", help="requests at a time (the shape's own; 64 with --model)")
+    add("--context", type=counts, default=(32,), metavar="N,N", help="prompt tokens (32)")
+    add("--new-tokens", type=count, help="tokens that each request generates in a block (64)")
+    add("--rounds", type=count, help="rounds of blocks for each size (6)")
+    add("--depth", type=count, help="layers that LED reads, the final one included (the shape's own; 8 with --model)")
+    add("--k", type=count, default=8, help="candidates (%(default)s)")
+    add("--vocab", type=count, help="tokens of the vocabulary, instead of the shape's own")
     add("--latent-norm", action="store_true", help="apply the final norm to latent states")
     add("--arms", type=_arms, default=ARMS, metavar="ARM,ARM", help="beside standard (all)")
     add("--with-plain", action="store_true", help="also standard requests on a second engine, built without LED")
-    add("--temperature", type=_temperature, help="of every arm (1; searched for where --explored-fraction applies)")
-    add("--explored-fraction", type=_fraction, metavar="F",
+    add("--temperature", type=temperature, help="of every arm (1; searched for where --explored-fraction applies)")
+    add("--explored-fraction", type=fraction, metavar="F",
         help="search for the temperature at which LED explores this fraction of the rows (the shape's own "
         "unless --temperature is given)")  # fmt: skip
-    add("--top-p", type=_fraction, default=1.0, help="of standard decoding (%(default)s: no truncation to pay for)")
-    add("--top-k", type=_limit, default=0, help="of standard decoding; 0: no limit (%(default)s)")
+    add("--top-p", type=fraction, default=1.0, help="of standard decoding (%(default)s: no truncation to pay for)")
+    add("--top-k", type=limit, default=0, help="of standard decoding; 0: no limit (%(default)s)")
     add("--logprobs", action=argparse.BooleanOptionalAction, default=True, help="ask for log-probabilities (yes)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="(float32 on a CPU, else bfloat16)")
     add("--eager", action=argparse.BooleanOptionalAction, help="no compilation, no graphs (on a CPU)")
-    add("--threads", type=_count, help="of the CPU (OMP_NUM_THREADS, else 1)")
-    add("--gpu-memory", type=_fraction, default=0.8, help="fraction of the device that vLLM may use (%(default)s)")
+    add("--threads", type=count, help="of the CPU (OMP_NUM_THREADS, else 1)")
+    add("--gpu-memory", type=fraction, default=0.8, help="fraction of the device that vLLM may use (%(default)s)")
     add("--seed", type=int, default=0, help="of prompts and random weights (%(default)s)")
     add("--smoke", action="store_true", help="seconds instead of minutes: proves that it runs, measures nothing")
-    options = parser.parse_args(list(arguments))
-    try:
-        return _settings(options)
-    except BenchmarkError as error:
-        parser.error(str(error))
+    return _settings(parser.parse_args(list(arguments)))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    from led_rl.engines.environment import has_gpu
-
     given = vars(options)
     smoke = given.pop("smoke")
     if options.model and options.shape:
@@ -142,41 +115,6 @@ def _settings(options: argparse.Namespace) -> Settings:
     if given["new_tokens"] < 4:
         raise BenchmarkError("argument --new-tokens: must be at least 4")
     return Settings(**given)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
-    return int(text)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(_count(part) for part in text.split(",")))
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-
-
-def _limit(text: str) -> int:
-    return 0 if text == "0" else _count(text)
-
-
-def _temperature(text: str) -> float:
-    number = _number(text)
-    if not 0 <= number <= 2:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 2, got {text!r}")
-    return number
-
-
-def _fraction(text: str) -> float:
-    number = _number(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1, got {text!r}")
-    return number
 
 
 def _arms(text: str) -> tuple[str, ...]:

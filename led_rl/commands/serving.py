@@ -1,22 +1,22 @@
 """`led-rl serve MODEL ...`: vLLM's OpenAI-compatible server, with LED switched on.
 
-Only the options below are ours; everything else on the command line goes to vLLM's own parser.
+LED has the options below; everything else on the command line goes to vLLM's own parser.
 """
 
 import argparse
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from led_rl.decoding import PREFIX, DecodingError, DecodingParams
+from led_rl.commands.arguments import Parser, count
+from led_rl.decoding import PREFIX, DecodingError, DecodingParams, UserError
 
 PROGRAM = "led-rl serve"
 DEPTH = 8
-# The engine learns our options from the environment, and names its variables in errors.
+# The engine learns these options from the environment, and names its variables in errors.
 OPTIONS = {"LED_RL_DEPTH": "--led-depth", "LED_RL_LATENT_LAYERS": "--led-layers", "LED_RL_DEFAULT": "--led-default"}
 HELP = """\
 usage: led-rl serve [--led-depth N] [--led-layers L,L,...] [--led-default KEY=VALUE,...] MODEL [options of vllm serve]
@@ -27,15 +27,18 @@ usage: led-rl serve [--led-depth N] [--led-layers L,L,...] [--led-default KEY=VA
                                repeated. A request opts out with led: 0.
 
 A request chooses its decoding by flat keys in `vllm_xargs`: led, led_depth, led_k, ... (docs/serving.md).
-Our defaults for vLLM: --logprobs-mode processed_logprobs; on a CPU --dtype float32 --enforce-eager.
+Defaults that differ from those of vLLM: --logprobs-mode processed_logprobs; on a CPU --dtype float32 --enforce-eager.
 vLLM's options follow; --help=all lists every one.
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves until interrupted; returns the exit status, 2 with one line on stderr for options that cannot work."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    ours, vllm_arguments = parse(arguments)
+def main(arguments: Sequence[str]) -> int:
+    """Serves until interrupted; returns the exit status.
+
+    Raises:
+        UserError: options that cannot work; names them.
+    """
+    led, vllm_arguments = parse(arguments)
     if any(re.match(r"-h$|--help(=|$)", argument) for argument in vllm_arguments):
         print(HELP)
     from led_rl.engines.environment import has_gpu, set_cpu_environment
@@ -46,29 +49,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from led_rl.engines.vllm_server import serve
 
     try:
-        serve(vllm_arguments, ours.led_depth, ours.led_layers, ours.led_default)
+        serve(vllm_arguments, led.led_depth, led.led_layers, led.led_default)
     except DecodingError as error:
         message = str(error)
         for variable, option in OPTIONS.items():
             message = message.replace(variable, option)
-        print(f"{PROGRAM}: {message}", file=sys.stderr)
-        return 2
+        raise UserError(message) from error
     return 0
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our options, checked, and the arguments that are left for vLLM, in their order."""
-    parser = argparse.ArgumentParser(PROGRAM, usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
-    parser.add_argument("--led-depth", type=_positive, default=DEPTH)
+    """The options of LED, checked, and the arguments that are left for vLLM, in their order."""
+    parser = Parser(PROGRAM, usage=argparse.SUPPRESS, add_help=False)
+    parser.add_argument("--led-depth", type=count, default=DEPTH)
     parser.add_argument("--led-layers", type=_layers)
     parser.add_argument("--led-default", type=_pairs, action="append", default=[])
-    ours, rest = parser.parse_known_args(arguments)
-    ours.led_default = {key: value for pairs in ours.led_default for key, value in pairs.items()}
+    led, rest = parser.parse_known_args(arguments)
+    led.led_default = {key: value for pairs in led.led_default for key, value in pairs.items()}
     try:
-        check_default(ours.led_default)
+        check_default(led.led_default)
     except DecodingError as error:
         parser.error(f"argument --led-default: {error}")
-    return ours, rest
+    return led, rest
 
 
 def check_default(default: Mapping[str, Any]) -> DecodingParams:
@@ -95,12 +97,6 @@ def _pairs(text: str) -> dict[str, Any]:
         except ValueError:
             pairs[key] = value
     return pairs
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
-    return int(text)
 
 
 def _layers(text: str) -> tuple[int, ...]:

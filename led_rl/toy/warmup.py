@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from led_rl.benchmarks.shapes import SHAPES
 from led_rl.toy.countdown import build_tokenizer, problems, traces
 
 DEFAULT_STEPS = 1200
@@ -105,15 +106,8 @@ def warm_up(
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
     """Qwen3 of 0.65 M parameters in float32 with random weights."""
     config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=192,
-        num_hidden_layers=8,
-        num_attention_heads=3,
-        num_key_value_heads=1,
-        head_dim=32,
+        **SHAPES["quickstart"].config | {"vocab_size": len(tokenizer)},
         max_position_embeddings=256,
-        tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -4,8 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from led_rl.benchmarks.cost_model import BATCHES, CONTEXTS, Machine, Shape, added_cost, main, measure, standard_seconds
+from led_rl.benchmarks.cost_model import BATCHES, CONTEXTS, Machine, Shape, added_cost, measure, standard_seconds
 from led_rl.benchmarks.shapes import SHAPES
+from led_rl.commands.cost_model import main
+from led_rl.decoding import UserError
 
 MACHINE = Machine(bandwidth=1e10, flops=1e11, operator=1e-6, softmax=1e-9, noise=2e-8)
 GPU = Shape(batch=32, vocab=1000, hidden=64, depth=4, itemsize=2, explored=0.25, device="cuda")
@@ -63,7 +65,7 @@ def test_hardware_that_is_not_at_hand_is_predicted_over_a_grid(capsys):
     assert [row[:2] for row in rows] == [[str(b), str(c)] for b in BATCHES for c in CONTEXTS]
     assert all(float(marginal) < float(coin) < 1 for *_, coin, marginal in rows)
     for arguments in ([], ["some.json", "--hardware", "h200"], ["--hardware", "h200", "--explored", "2"]):
-        with pytest.raises(SystemExit):
+        with pytest.raises(UserError):
             main(arguments)
 
 
@@ -88,7 +90,7 @@ def test_the_command_predicts_beside_what_was_measured(tmp_path, capsys):
     assert float(row[5]) == pytest.approx(10 / 11, abs=1e-3)
 
 
-def test_a_file_that_is_no_benchmark_is_one_clear_error(tmp_path, capsys):
+def test_a_file_that_is_no_benchmark_is_one_clear_error(tmp_path):
     (tmp_path / "x.json").write_text("{}")
-    assert main([str(tmp_path / "x.json")]) == 2
-    assert "x.json is no benchmark.json" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"x\.json is no benchmark\.json"):
+        main([str(tmp_path / "x.json")])

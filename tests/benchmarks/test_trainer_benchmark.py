@@ -1,13 +1,13 @@
 """`led-rl benchmark-trainer`: ratios against hand computation, turns, what it refuses, and a real run."""
 
 import json
+import re
 import threading
 from types import SimpleNamespace
 
 import pytest
 from subprocesses import BIN, ROOT, run_command
 
-from led_rl.benchmarks.trainer_benchmark import parse
 from led_rl.benchmarks.trainer_results import (
     AGAIN,
     PARTS,
@@ -19,6 +19,8 @@ from led_rl.benchmarks.trainer_results import (
     summarise,
     table,
 )
+from led_rl.commands.trainer_benchmark import main, parse
+from led_rl.decoding import UserError
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ARMS = (TRL, AGAIN, STANDARD, "led")
@@ -122,13 +124,9 @@ def test_a_trainer_that_fails_ends_them_all():
 
 
 @pytest.mark.parametrize("wrong", ["--steps 0", "--rounds x", "--steps"])
-def test_a_wrong_option_is_one_line_that_names_it(wrong, capsys):
-    with pytest.raises(SystemExit) as ended:
+def test_a_wrong_option_is_one_line_that_names_it(wrong):
+    with pytest.raises(UserError, match=wrong.split()[0]):
         parse(wrong.split())
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2
-    assert line.startswith("led-rl benchmark-trainer: error: ")
-    assert wrong.split()[0] in line
 
 
 def test_keys_of_the_recipe_pass_through():
@@ -146,21 +144,17 @@ def test_keys_of_the_recipe_pass_through():
         (["--num_iterations", "2"], "--steps 1"),
     ],
 )
-def test_what_cannot_be_measured_is_told_before_anything_is_built(arguments, named, tmp_path, monkeypatch, capsys):
-    from led_rl.benchmarks import trainer_benchmark as benchmark_trainer
-
+def test_what_cannot_be_measured_is_told_before_anything_is_built(arguments, named, tmp_path, monkeypatch):
     recipe = tmp_path / "recipe.yaml"
     train = tmp_path / "train.jsonl"
     train.touch()
     recipe.write_text(
         (ROOT / "recipes/quickstart_standard.yaml").read_text().replace("runs/quickstart/base", str(tmp_path))
     )
-    monkeypatch.setattr(benchmark_trainer, "_build", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr("led_rl.benchmarks.trainer_benchmark._build", lambda *_: pytest.fail("built"))
     given = arguments if arguments[0].endswith(".yaml") else [str(recipe), *arguments]
-    assert benchmark_trainer.main([*given, "--output", str(tmp_path / "out")]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("led-rl benchmark-trainer: error: ")
-    assert named in last
+    with pytest.raises(UserError, match=re.escape(named)):
+        main([*given, "--output", str(tmp_path / "out")])
 
 
 def test_a_real_run_alternates_equal_steps_and_writes_them(tmp_path):

@@ -1,0 +1,53 @@
+"""What `led-rl benchmark` is asked to measure."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from led_rl.decoding import UserError
+
+ARMS = ("top_k_control", "led_coin", "led_marginal", "led_reference")
+
+
+class BenchmarkError(UserError):
+    """What was asked for cannot be measured; names the option."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes, arms and engine of one benchmark; `batches` and `contexts` make a grid. Exactly one of model, shape."""
+
+    model: str | None
+    shape: str | None
+    output: Path
+    batches: tuple[int, ...]
+    contexts: tuple[int, ...]
+    new_tokens: int
+    rounds: int
+    depth: int
+    k: int
+    vocab: int | None
+    latent_norm: bool
+    arms: tuple[str, ...]
+    with_plain: bool
+    temperature: float
+    explored_fraction: float | None
+    top_p: float
+    top_k: int
+    logprobs: bool
+    dtype: str
+    eager: bool
+    threads: int | None
+    gpu_memory: float
+    seed: int
+
+    @property
+    def longest(self) -> int:
+        return max(self.contexts) + self.new_tokens
+
+    @property
+    def warmup_tokens(self) -> int:
+        return max(4, self.new_tokens // 4)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "output": str(self.output)}
