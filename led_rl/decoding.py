@@ -4,11 +4,12 @@ vLLM carries `SamplingParams.extra_args` from client to sampler; over HTTP only 
 get through, so every parameter is one flat key that starts with `led`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
-from led_rl.thinking import END, START
+from led_rl.thinking import END, START, MissingMarkersError, ThinkMarkers, Tokenizer
 
 PREFIX = "led"
 READS_LATENTS = {"standard": False, "led": True, "top_k_control": False, "led_reference": True}
@@ -171,3 +172,45 @@ def _integers(name: str, values: object) -> tuple[int, ...]:
 def _integer(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise DecodingError(f"{PREFIX}_{name} must be an integer >= {least}, got {value!r}")
+
+
+def decoding_of(extra_args: Mapping[str, Any] | None) -> DecodingParams:
+    """`DecodingParams.from_extra_args`, remembered: many requests ask for the same."""
+    if not extra_args:
+        return STANDARD
+    ours = ((k, *_typed(v)) for k, v in extra_args.items() if k.startswith(PREFIX))
+    try:
+        return _remembered(tuple(ours))
+    except TypeError:  # a value that cannot be hashed is wrong: say so
+        return DecodingParams.from_extra_args(extra_args)
+
+
+def _typed(value: Any) -> tuple[Any, Any]:
+    """A value and its type: 1, 1.0 and true are equal, but not all of them right."""
+    if isinstance(value, list | tuple):
+        return tuple(value), tuple(map(type, value))
+    return value, type(value)
+
+
+STANDARD = DecodingParams()
+
+
+@lru_cache(maxsize=4096)
+def _remembered(items: tuple[tuple[str, Hashable, Hashable], ...]) -> DecodingParams:
+    return DecodingParams.from_extra_args({key: value for key, value, _ in items})
+
+
+def check_decoding(decoding: DecodingParams, model_config: Any, tokenizer: Tokenizer) -> ThinkMarkers | None:
+    """The tokenizer's think markers, None if it has none and needs none.
+
+    Raises:
+        DecodingError: the model has fewer layers than the decoding reads.
+        MissingMarkersError: the decoding follows the thinking phase, and the tokenizer cannot spell its markers.
+    """
+    decoding.layers(model_config.get_text_config().num_hidden_layers)
+    try:
+        return ThinkMarkers.from_tokenizer(tokenizer, decoding.start_marker, decoding.end_marker)
+    except MissingMarkersError:
+        if decoding.is_standard or not decoding.think_only:
+            return None
+        raise

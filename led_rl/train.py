@@ -1,15 +1,15 @@
 """`accelerate launch led_rl/train.py RECIPE.yaml [--key value ...]`: check, build, resume, train, save."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 with one clear line on stderr when the recipe cannot be run."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from led_rl.engines.environment import prepare_environment
+
     prepare_environment()
     from led_rl.data import DatasetError
     from led_rl.training.build import build_trainer
@@ -47,25 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trainer.save_model()
     trainer.save_state()  # last: its presence says that the run is whole
     return 0
-
-
-def prepare_environment() -> None:
-    """What must be set before torch and vLLM are imported; on a machine with GPUs, nothing."""
-    import importlib.util
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if importlib.util.find_spec("vllm") is None or not _has_gpu():
-        from led_rl.engines.environment import set_cpu_environment
-
-        set_cpu_environment()
-        # DeepSpeed would compile its shared-memory collective for minutes, and a killed build hangs the next one.
-        import deepspeed.ops
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def _has_gpu() -> bool:
-    return Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
 
 
 if __name__ == "__main__":

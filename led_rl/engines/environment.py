@@ -1,5 +1,6 @@
-"""vLLM's CPU backend, made usable for training: environment, and weights that can be replaced."""
+"""The environment in which vLLM and DeepSpeed work on a machine without GPUs."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -26,17 +27,14 @@ def set_cpu_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def keep_weights_replaceable() -> None:
-    """Makes CPU linear layers read `layer.weight` at every call; call before the engine is built.
+def prepare_environment() -> None:
+    """What must be set before torch and vLLM are imported; on a machine with GPUs, next to nothing."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if has_gpu():
+        return
+    set_cpu_environment()
+    if importlib.util.find_spec("deepspeed") is not None:
+        # DeepSpeed would compile its shared-memory collective for minutes, and a killed build hangs the next one.
+        import deepspeed.ops
 
-    vLLM's CPU backend packs linear weights once at load (`dispatch_cpu_unquantized_gemm`) and may drop the original.
-    Loading new weights afterwards crashes in float32, or leaves the packed copy stale, so that the engine samples from
-    old weights without a word. A trainer replaces weights at every step.
-    """
-    import torch
-    from vllm.model_executor.layers import utils
-
-    def read_live_weight(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
-
-    utils.dispatch_cpu_unquantized_gemm = read_live_weight
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -44,7 +44,7 @@ def check_runner() -> Check:
 
 def check_architecture(config: Any, depth: int) -> Check:
     """Whether LED supports a model of this transformers config at this depth."""
-    from led_rl.engines.vllm_plugin.models import ARCHITECTURES
+    from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
 
     architecture = (config.architectures or ["unknown"])[0]
     if architecture not in ARCHITECTURES:
@@ -163,7 +163,7 @@ def _check_statistics(llm: Any, outputs: list[Any]) -> Check:
     text = f"{totals['rows']:.0f} rows drawn for {tokens} tokens, {told} in the outputs' statistics"
     if not totals["rows"] == tokens == told:
         return Check("sampler", "FAIL", text)
-    if not decoder.verified:
+    if not decoder.check.done:
         return Check("sampler", "FAIL", f"{text}; no latent table was verified")
     rows = totals["rows"]
     explored, confidence = totals["explored"] / rows, totals["confidence"] / rows

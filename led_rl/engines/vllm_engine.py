@@ -26,8 +26,8 @@ def engine_environment(options: EngineOptions, default: Mapping[str, Any] | None
 
     `default`: the request keys of requests that name no decoding; none, whatever the environment says.
     """
-    from led_rl.engines.environment import keep_weights_replaceable
-    from led_rl.engines.vllm_plugin.plugin import DEFAULT_VARIABLE, register
+    from led_rl.engines.vllm_plugin.plugin import keep_weights_replaceable, register
+    from led_rl.sampler.capture_options import DEFAULT_VARIABLE
 
     wanted = {**options.to_environment(), DEFAULT_VARIABLE: json.dumps(dict(default)) if default else ""}
     before = {name: os.environ.get(name) for name in wanted}

@@ -73,3 +73,6 @@ class EngineOptions:
         if self.depth > num_layers:
             raise ValueError(f"{DEPTH_VARIABLE}={self.depth} is more than the model's {num_layers} layers")
         return tuple(range(num_layers - 1, num_layers - self.depth, -1))
+
+
+DEFAULT_VARIABLE = "LED_RL_DEFAULT"

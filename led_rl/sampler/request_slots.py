@@ -1,20 +1,31 @@
 """Per-request decoding state on the device: one slot a request, updated in the decode loop without a host sync."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from led_rl.decoding import AGGREGATIONS, DECODINGS, PREFIX, DecodingParams
+from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams, decoding_of
+from led_rl.sampler.columns import (
+    AGGREGATION,
+    ALWAYS,
+    COIN,
+    DECODING,
+    DEPTH,
+    EXPLOIT,
+    GREEDY,
+    KEY,
+    KNOWN,
+    NEVER,
+    NORMED,
+    ORDER,
+    K,
+)
 from led_rl.sampler.uniforms import key_of
 from led_rl.thinking import PhaseAutomaton, ThinkMarkers
 
-# Columns of the settings table; the columns from ORDER on hold each row's latent layers, as indices into the captured.
-KNOWN, DECODING, DEPTH, K, EXPLOIT, COIN, AGGREGATION, NORMED, GREEDY, KEY, ORDER = range(11)
-NEVER, ALWAYS = 0, 1  # states of rows that never, and always, decode as their request asks
 MOST_MARKERS = 64  # distinct think markers followed at a time, unless admitted requests use more
 _FLAGS = (EXPLOIT, COIN, AGGREGATION, NORMED, GREEDY)
 
@@ -242,27 +253,9 @@ class Working:
         return slots.thinks[self.state] & (positions >= self._last_known)
 
 
-def decoding_of(extra_args: Mapping[str, Any] | None) -> DecodingParams:
-    """`DecodingParams.from_extra_args`, remembered: many requests ask for the same."""
-    if not extra_args:
-        return STANDARD
-    ours = ((k, *_typed(v)) for k, v in extra_args.items() if k.startswith(PREFIX))
-    try:
-        return _remembered(tuple(ours))
-    except TypeError:  # a value that cannot be hashed is wrong: say so
-        return DecodingParams.from_extra_args(extra_args)
+COMPILED = tuple(DECODINGS.index(name) for name in ("led", "top_k_control"))
 
 
-def _typed(value: Any) -> tuple[Any, Any]:
-    """A value and its type: 1, 1.0 and true are equal, but not all of them right."""
-    if isinstance(value, list | tuple):
-        return tuple(value), tuple(map(type, value))
-    return value, type(value)
-
-
-STANDARD = DecodingParams()
-
-
-@lru_cache(maxsize=4096)
-def _remembered(items: tuple[tuple[str, Hashable, Hashable], ...]) -> DecodingParams:
-    return DecodingParams.from_extra_args({key: value for key, value, _ in items})
+def compiles(needs: Needs) -> bool:
+    """Whether the compiled loops know every decoding of a batch."""
+    return all(kind in COMPILED for kind in needs.decodings)

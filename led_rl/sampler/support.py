@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from led_rl.sampler.drawn import Drawn
+
 SHARES = 10_000  # steps in which a record counts the probability of exploring
 
 
@@ -39,15 +41,14 @@ class StepSupport:
     def of(
         cls,
         logits: Tensor,
-        drawn: "tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor] | None",
+        drawn: Drawn | None,
         scores: Tensor | None,
     ) -> "StepSupport":
         """Reads a step's draw.
 
         Args:
             logits: (rows, vocab) of the step; only its shape and device count.
-            drawn: of rows with another decoding than standard: their index (n,), which of them count (n,) or None for
-                all, candidates (n, k), policy (n, k), explored (n,); None if there are no such rows.
+            drawn: its rows with another decoding than standard; None if there are none.
             scores: (rows, vocab) processed log-probabilities if a standard row is truncated: -inf where it cannot go.
         """
         (rows, vocab), device = logits.shape, logits.device
@@ -56,14 +57,13 @@ class StepSupport:
             candidates = torch.full((rows, 1), -1, dtype=torch.int32, device=device)
             explored = torch.full((rows,), -1.0, dtype=torch.float32, device=device)
         else:
-            index, active, ids, policy, share = drawn
-            ids = torch.where(policy > 0, ids, -1).int()
-            share = share.float()
-            if active is not None:  # on a device every row is drawn, in order
-                candidates, explored = ids, torch.where(active, share, -1.0)
+            ids = torch.where(drawn.policy > 0, drawn.candidates, -1).int()
+            share = drawn.explored.float()
+            if drawn.active is not None:  # on a device every row is drawn, in order
+                candidates, explored = ids, torch.where(drawn.active, share, -1.0)
             else:
-                candidates = ids.new_full((rows, ids.shape[1]), -1).index_copy_(0, index, ids)
-                explored = share.new_full((rows,), -1.0).index_copy_(0, index, share)
+                candidates = ids.new_full((rows, ids.shape[1]), -1).index_copy_(0, drawn.rows, ids)
+                explored = share.new_full((rows,), -1.0).index_copy_(0, drawn.rows, share)
         host = (None if t is None else t.to("cpu", non_blocking=True) for t in (candidates, explored, kept))
         return cls(*host, vocab)  # type: ignore[arg-type,call-arg]
 

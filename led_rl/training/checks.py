@@ -8,11 +8,10 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer
 
 from led_rl.data import DatasetError, read_rows, to_prompts
-from led_rl.decoding import DecodingError
+from led_rl.decoding import DecodingError, check_decoding
 from led_rl.thinking import MissingMarkersError
 from led_rl.training.config import Recipe
 from led_rl.training.reward_loading import load_reward_for
-from led_rl.training.trainer import check_decoding
 from rewards import RewardError, check_golds
 
 GOLD_KINDS = {"math_answer": "math", "choice_letter": "choice_letter"}

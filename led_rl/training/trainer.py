@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import is_peft_model
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 
-from led_rl.decoding import PREFIX, DecodingParams
+from led_rl.decoding import PREFIX, check_decoding
 from led_rl.sampler.capture_options import EngineOptions
-from led_rl.thinking import MissingMarkersError, ThinkMarkers
 from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.correction import finite_or_none, ratio_statistics, token_classes
 from led_rl.training.rollout import LEDVLLMGeneration, rollouts_by
@@ -264,24 +263,6 @@ class _StepClock(TrainerCallback):
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.trainer._log_step(time.perf_counter() - self.started)
-
-
-def check_decoding(
-    decoding: DecodingParams, model_config: Any, tokenizer: PreTrainedTokenizerBase
-) -> ThinkMarkers | None:
-    """The tokenizer's think markers, None if it has none and needs none.
-
-    Raises:
-        DecodingError: the model has fewer layers than the decoding reads.
-        MissingMarkersError: the decoding follows the thinking phase, and the tokenizer cannot spell its markers.
-    """
-    decoding.layers(model_config.get_text_config().num_hidden_layers)
-    try:
-        return ThinkMarkers.from_tokenizer(tokenizer, decoding.start_marker, decoding.end_marker)
-    except MissingMarkersError:
-        if decoding.is_standard or not decoding.think_only:
-            return None
-        raise
 
 
 def _depth_of(metric: str) -> int:

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from led_rl.train import prepare_environment
+from led_rl.engines.environment import prepare_environment
 
 prepare_environment()
 

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from led_rl.decoding import AGGREGATIONS
-from led_rl.engines.vllm_plugin.models import LatentStates
+from led_rl.engines.vllm_plugin.admission import admit
+from led_rl.engines.vllm_plugin.latent_states import LatentStates
+from led_rl.engines.vllm_plugin.submission import speller
+from led_rl.sampler.capture_options import EngineOptions
 from led_rl.sampler.latent_layers import Head, latent_statistics
 from led_rl.sampler.request_decoder import RequestDecoder
 
@@ -35,15 +38,14 @@ class Model:
         return latent_statistics(states, self.led_head(), candidates, scale, needed)
 
 
-def decoder(monkeypatch, final_entropy, vocab=0, device=CPU):
-    monkeypatch.setenv("LED_RL_DEPTH", str(LAYERS))
-    monkeypatch.setenv("LED_RL_FINAL_ENTROPY", str(int(final_entropy)))
-    model_config = SimpleNamespace(
-        hf_text_config=SimpleNamespace(num_hidden_layers=LAYERS),
-        skip_tokenizer_init=True,
-        get_vocab_size=lambda: vocab,
-    )
-    return RequestDecoder(SimpleNamespace(model_config=model_config), ROWS, device)
+def decoder(final_entropy, vocab=0, device=CPU):
+    return RequestDecoder(EngineOptions(LAYERS, final_entropy=final_entropy), LAYERS, vocab, ROWS, device)
+
+
+def admit_request(decoder, row, extra_args, temperature, prompt):
+    params = SimpleNamespace(extra_args=extra_args, seed=row, temperature=temperature)
+    spell = speller(SimpleNamespace(skip_tokenizer_init=True))
+    admit(decoder.slots, row, params, prompt, spell)
 
 
 def requests(generator, alike, **fixed):
@@ -74,7 +76,6 @@ def drawn_rows(drawn):
 
 
 def agree(
-    monkeypatch,
     vocab,
     alike,
     final_entropy,
@@ -92,7 +93,7 @@ def agree(
     """Draws the same rows in two ways, and demands the same phases, tokens, policies, traces and totals.
 
     Args:
-        ours, theirs: what to replace in request_decoder.py; more than one take turns.
+        ours, theirs: the backends of the decoder (backend.py); more than one set take turns.
         rows: of all requests, the first so many are in the batch.
         few: a grammar masks all but three tokens.
         half: logits are bfloat16, and no two of a row are equal.
@@ -103,14 +104,14 @@ def agree(
     """
     torch.manual_seed(vocab + alike)
     generator = random.Random(vocab)
-    decoders = [decoder(monkeypatch, final_entropy, vocab, device) for _ in range(2)]
+    decoders = [decoder(final_entropy, vocab, device) for _ in range(2)]
     model = Model(vocab, device)
     admitted = list(requests(generator, alike, **fixed))
 
     def admit(row):
         extra_args, temperature, prompt = admitted[row]
         for each in decoders:
-            each.admit(row, SimpleNamespace(extra_args=extra_args, seed=row, temperature=temperature), prompt)
+            admit_request(each, row, extra_args, temperature, prompt)
 
     usual = [row % 10 == 9 for row in range(ROWS)]  # these decode as usual
     for row in range(ROWS):
@@ -134,11 +135,9 @@ def agree(
         model.led_states.positions.copy_(known - 1 + step)
         results = []
         for each, ways in zip(decoders, (ours, theirs), strict=True):
-            with monkeypatch.context() as patch:
-                for name, value in ways[step % len(ways)].items():
-                    patch.setattr(f"led_rl.sampler.request_decoder.{name}", value)
-                each.verified, each.trace = not read_all, []
-                results.append(each.draw(model, logits.clone(), slots, temperature))
+            each.backends = ways[step % len(ways)] or each.backends
+            each.check.done, each.trace = not read_all, []
+            results.append(each.draw(model, logits.clone(), slots, temperature))
         places = [drawn_rows(result) for result in results]
         assert set(places[0]) == set(places[1])
         torch.testing.assert_close(decoders[0].step_sums, decoders[1].step_sums, rtol=1e-5, atol=1e-4)

@@ -6,23 +6,24 @@ import pytest
 import torch
 from draw_cases import agree
 
-from led_rl.sampler.on_cpu import draw as cpu_draw
-from led_rl.sampler.on_cpu import loops as cpu_kernels
+from led_rl.sampler.in_torch import TorchDraw
+from led_rl.sampler.on_cpu import loops
+from led_rl.sampler.on_cpu.draw import CompiledDraw
+from led_rl.sampler.request_slots import COMPILED, compiles
 
 
 @pytest.mark.parametrize("vocab", [31, 5000])
 @pytest.mark.parametrize("alike", [True, False])
 @pytest.mark.parametrize("final_entropy", [True, False])
-def test_the_compiled_draw_is_torch_s(monkeypatch, vocab, alike, final_entropy):
-    in_torch = {"compiles": lambda needs: False}
-    drawn, totals = agree(monkeypatch, vocab, alike, final_entropy, ({},), (in_torch,))
+def test_the_compiled_draw_is_torch_s(vocab, alike, final_entropy):
+    drawn, totals = agree(vocab, alike, final_entropy, ((CompiledDraw(),),), ((TorchDraw(),),))
     assert drawn > 100
     assert totals["read"] > 50
 
 
 def test_only_decodings_with_loops_are_compiled():
-    assert cpu_draw.compiles(SimpleNamespace(decodings=cpu_draw.COMPILED))
-    assert not cpu_draw.compiles(SimpleNamespace(decodings=(*cpu_draw.COMPILED, -1)))
+    assert compiles(SimpleNamespace(decodings=COMPILED))
+    assert not compiles(SimpleNamespace(decodings=(*COMPILED, -1)))
 
 
 def test_the_largest_logits_are_distinct_tokens_even_where_few_are_allowed():
@@ -32,7 +33,7 @@ def test_the_largest_logits_are_distinct_tokens_even_where_few_are_allowed():
     rows = torch.arange(0, 200, 2)
     values, candidates, first = torch.empty(100, 8), torch.empty(100, 8, dtype=torch.int64), torch.empty(100)
     arrays = [tensor.numpy() for tensor in (logits, 2 * logits, rows, values, candidates, first)]
-    cpu_kernels.top_k(*arrays)
+    loops.top_k(*arrays)
     assert torch.equal(values, logits[rows].topk(8).values)
     assert torch.equal(logits[rows].gather(1, candidates), values)
     assert torch.equal(first, 2 * values[:, 0])

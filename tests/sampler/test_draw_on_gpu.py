@@ -8,17 +8,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from draw_cases import HIDDEN, ROWS, Model, agree, decoder, requests
+from draw_cases import HIDDEN, ROWS, Model, admit_request, agree, decoder, requests
 from hopper import compile_for_hopper
 from subprocesses import run_command
 
-from led_rl.sampler.on_cpu.draw import COMPILED
-from led_rl.sampler.on_gpu.draw import MOST_CANDIDATES, fuses, warm_up
+from led_rl.sampler.drawn import Drawn
+from led_rl.sampler.in_torch import TorchDraw
+from led_rl.sampler.on_gpu.draw import MOST_CANDIDATES, FusedDraw
 from led_rl.sampler.on_gpu.kernels import TILE
-from led_rl.sampler.request_decoder import Drawn
+from led_rl.sampler.request_slots import COMPILED
 
-FUSED = {"fuses": lambda needs, logits: True}
-IN_TORCH = {"fuses": lambda needs, logits: False, "compiles": lambda needs: False}
+
+class Interpreted(FusedDraw):
+    """Takes batches on a CPU, too, where Triton's interpreter runs the kernels."""
+
+    def takes(self, needs, logits):
+        return True
+
+
+FUSED, IN_TORCH = (Interpreted(),), (TorchDraw(),)
 CASES = {  # vocabulary, alike, final_entropy, and what else `agree` takes
     "mixed rows": (31, False, True, {"rows": ROWS, "steps": 2}),
     "rows alike": (31, True, False, {"steps": 2}),
@@ -40,9 +48,8 @@ CASES = {  # vocabulary, alike, final_entropy, and what else `agree` takes
 
 def check(name: str, device: str = "cpu", rows: int = ROWS // 3, steps: int = 1) -> dict[str, float]:
     vocab, alike, final_entropy, options = CASES[name]
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        options = {"ours": (FUSED,), "rows": rows, "steps": steps, "device": torch.device(device)} | options
-        drawn, totals = agree(monkeypatch, vocab, alike, final_entropy, theirs=(IN_TORCH,), **options)
+    options = {"ours": (FUSED,), "rows": rows, "steps": steps, "device": torch.device(device)} | options
+    drawn, totals = agree(vocab, alike, final_entropy, theirs=(IN_TORCH,), **options)
     return {"drawn": drawn, "read": totals["read"]}
 
 
@@ -58,23 +65,21 @@ def check_spare_rows() -> dict[str, float]:
     """Warming up leaves no trace; rows of NaN and of masked tokens alone draw some token and count nothing."""
     torch.manual_seed(0)
     vocab, rows = 50, 4
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("led_rl.sampler.request_decoder.fuses", FUSED["fuses"])
-        ours, model = decoder(monkeypatch, True, vocab), Model(vocab)
-        workspace = warm_up(ours.slots, vocab, True)
-        assert len(workspace.rows) == ROWS
-        assert not ours.slots.state.any()
-        assert not ours.slots.sums.any()
-        ours.verified = True
-        ours.admit(0, SimpleNamespace(extra_args={"led": 1}, seed=0, temperature=1.0), [3])
-        logits = torch.randn(rows, vocab)
-        logits[1], logits[2] = float("nan"), float("-inf")
-        drawn = ours.draw(model, logits, torch.tensor([0, ROWS, ROWS, ROWS]), torch.tensor([1.0, 0.0, 0.0, 1.0]))
+    fused, model = decoder(True, vocab), Model(vocab)
+    fused.backends = (Interpreted.warmed_up(fused.slots, vocab, True),)
+    assert len(fused.backends[0].workspace.rows) == ROWS
+    assert not fused.slots.state.any()
+    assert not fused.slots.sums.any()
+    fused.check.done = True
+    admit_request(fused, 0, {"led": 1}, 1.0, [3])
+    logits = torch.randn(rows, vocab)
+    logits[1], logits[2] = float("nan"), float("-inf")
+    drawn = fused.draw(model, logits, torch.tensor([0, ROWS, ROWS, ROWS]), torch.tensor([1.0, 0.0, 0.0, 1.0]))
     assert drawn.active.tolist() == [True, False, False, False]
     assert drawn.policy.isfinite()[[0, 2, 3]].all()
     assert ((drawn.candidates >= 0) & (drawn.candidates < vocab)).all()
     assert all(token in ids for token, ids in zip(drawn.tokens.tolist(), drawn.candidates.tolist(), strict=True))
-    totals = ours.totals()
+    totals = fused.totals()
     assert totals["rows"] == 1
     return {"drawn": rows, "read": totals["read"]}
 
@@ -86,7 +91,7 @@ def check_scores() -> dict[str, float]:
     policy = torch.rand(rows, k, dtype=torch.float64)
     policy[0, 1] = 0
     active = torch.tensor([True, False, True, True, False, True])
-    drawn = Drawn(torch.arange(rows), active, candidates[:, 0], candidates, policy)
+    drawn = Drawn(torch.arange(rows), active, candidates[:, 0], candidates, policy, policy[:, 0])
     before = torch.randn(rows, vocab + 5)[:, :vocab]  # a view: rows are further apart than they are long
     expected = torch.full((rows, vocab), float("-inf")).scatter_(1, candidates, policy.log().float())
     expected[~active] = before[~active]
@@ -111,10 +116,11 @@ def test_the_interpreted_draw_is_torch_s(interpreted, name):
 
 def test_only_decodings_that_the_kernels_know_are_fused():
     on_gpu = SimpleNamespace(is_cuda=True)
-    assert fuses(SimpleNamespace(decodings=COMPILED, k=MOST_CANDIDATES), on_gpu)
-    assert not fuses(SimpleNamespace(decodings=COMPILED, k=MOST_CANDIDATES + 1), on_gpu)
-    assert not fuses(SimpleNamespace(decodings=(*COMPILED, -1), k=8), on_gpu)
-    assert not fuses(SimpleNamespace(decodings=COMPILED, k=8), torch.zeros(1))
+    takes = FusedDraw().takes
+    assert takes(SimpleNamespace(decodings=COMPILED, k=MOST_CANDIDATES), on_gpu)
+    assert not takes(SimpleNamespace(decodings=COMPILED, k=MOST_CANDIDATES + 1), on_gpu)
+    assert not takes(SimpleNamespace(decodings=(*COMPILED, -1), k=8), on_gpu)
+    assert not takes(SimpleNamespace(decodings=COMPILED, k=8), torch.zeros(1))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0), (1,), (), [[0, 3], [1, 1], [6, 2], [5, 0], [3, 4]]], ids=str)
@@ -134,25 +140,25 @@ def test_the_draw_on_a_gpu_is_torch_s(name):
 
 
 @pytest.mark.gpu
-def test_the_draw_over_a_large_vocabulary_on_a_gpu(monkeypatch):
-    drawn, _ = agree(monkeypatch, 151936, False, True, ({},), (IN_TORCH,), device=torch.device("cuda"))
+def test_the_draw_over_a_large_vocabulary_on_a_gpu():
+    drawn, _ = agree(151936, False, True, (FUSED,), (IN_TORCH,), device=torch.device("cuda"))
     assert drawn > 100
 
 
 @pytest.mark.gpu
-def test_the_draw_does_not_wait_for_the_gpu(monkeypatch):
+def test_the_draw_does_not_wait_for_the_gpu():
     device, vocab = torch.device("cuda"), 5000
-    model, mine = Model(vocab, device), decoder(monkeypatch, True, vocab, device)
+    model, fused = Model(vocab, device), decoder(True, vocab, device)
     for row, (extra_args, temperature, prompt) in enumerate(requests(random.Random(0), False)):
-        mine.admit(row, SimpleNamespace(extra_args=extra_args, seed=row, temperature=temperature), prompt)
+        admit_request(fused, row, extra_args, temperature, prompt)
     model.led_states.positions.fill_(1)
     slots, temperature = torch.arange(ROWS, device=device), torch.ones(ROWS, device=device)
     logits = torch.randn(ROWS, vocab, device=device)
-    mine.draw(model, logits, slots, temperature)  # verifies and tunes
-    assert mine.verified
+    fused.draw(model, logits, slots, temperature)  # verifies and tunes
+    assert fused.check.done
     torch.cuda.set_sync_debug_mode("error")
     try:
-        mine.draw(model, logits, slots, temperature)
+        fused.draw(model, logits, slots, temperature)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

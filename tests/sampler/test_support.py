@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from led_rl.sampler.drawn import Drawn
 from led_rl.sampler.support import SHARES, StepSupport, packed, read_record
 
 
@@ -32,9 +33,10 @@ def test_records_name_what_each_row_could_draw(seed, rows, vocab, k, on_device, 
     index = special.nonzero().squeeze(1)
     drawn = None
     if on_device:
-        drawn = torch.arange(rows), special, candidates, policy, explored
+        drawn = Drawn(torch.arange(rows), special, candidates[:, 0], candidates, policy, explored)
     elif len(index):
-        drawn = index, None, candidates[index], policy[index], explored[index]
+        kept = candidates[index]
+        drawn = Drawn(index, None, kept[:, 0], kept, policy[index], explored[index])
     support = StepSupport.of(torch.empty(rows, vocab), drawn, scores if truncated else None)
     ids, offsets = support.lists()
     assert ids.dtype == np.int32

@@ -6,166 +6,26 @@ lie in buffers made with the model: the engine's memory profiling counts them, C
 prefill token costs anything. What the model returns is unchanged.
 """
 
-import functools
 import importlib
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import vllm.model_executor.model_loader.reload.meta as reload_meta
 from torch import Tensor
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
 from vllm.utils.torch_utils import direct_register_custom_op
 
-from led_rl.engines.vllm_plugin.row_copies import keep_every_row, keep_rows, take_tokens
+from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
+from led_rl.engines.vllm_plugin.latent_states import LatentStates, keeping
+from led_rl.engines.vllm_plugin.plugin import keep_over_sleep
+from led_rl.engines.vllm_plugin.row_copies import keep_rows
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.sampler.latent_layers import Head, LatentStatistics, latent_statistics, merge_ranks
 
 CONFIG_KEY = "led_rl"
 CANDIDATES = 8  # the usual k, for warming up
-ARCHITECTURES = (
-    "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
-    "GemmaForCausalLM",
-    "LlamaForCausalLM",
-    "MiMoForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    "Qwen3MoeForCausalLM",
-)
-
-
-class LatentStates:
-    """Buffers for the rows of one step that are sampled; valid from the model's forward to the next one's.
-
-    Attributes:
-        rows: (max_rows,) int64 index of each sampled row among the step's tokens; 0 beyond the step's rows.
-        tokens, positions: (max_rows,) int64 token fed in at each row, and its position in the sequence.
-        states: (layers, max_rows, hidden) residual stream that enters each captured layer, in the model's dtype.
-    """
-
-    def __init__(self, layers: int, max_rows: int, hidden: int, dtype: torch.dtype):
-        self.rows = torch.zeros(max_rows, dtype=torch.int64)
-        self.tokens = torch.zeros(max_rows, dtype=torch.int64)
-        self.positions = torch.zeros(max_rows, dtype=torch.int64)
-        self.states = torch.zeros(layers, max_rows, hidden, dtype=dtype)
-        self.count = 0
-        self.views: list[Tensor] = []  # the step's rows of `tokens`, `positions` and each layer's states
-        self.idle = False  # no request of this step is ours: layers that run as Python keep nothing
-
-    def begin(self, rows: Tensor) -> None:
-        """Says which tokens of the coming step are sampled, (rows,) ascending; before the model's forward."""
-        self.idle = False
-        fits = rows.shape[0] <= self.rows.shape[0]  # not always with draft tokens, where LED is refused
-        count = rows.shape[0] if fits else 0
-        if count < self.count:
-            self.rows[count:].zero_()  # a padded CUDA graph reads on beyond the step's rows
-        if count != self.count:
-            self.count = count
-            self.views = [buffer[:count] for buffer in (self.tokens, self.positions, *self.states)]
-        self.rows[:count].copy_(rows[:count])
-
-    def skip(self) -> None:
-        """Says that no request of the coming step is ours: layers that run as Python on a CPU keep nothing."""
-        if self.count:  # compiled layers and replayed graphs go on copying: rows of a longer step are none of this
-            self.begin(self.rows[:0])
-        self.idle = True
-
-    def take(self, token_ids: Tensor, positions: Tensor) -> None:
-        """Keeps the ids and positions of the step's tokens, (tokens,), at its rows."""
-        if self.samples_all(token_ids):
-            self.views[0].copy_(token_ids)
-            self.views[1].copy_(positions)
-        else:
-            take_tokens(token_ids, positions, self.rows, self.tokens, self.positions)
-
-    def samples_all(self, inputs: Tensor) -> bool:
-        """Whether every token of the step is sampled; no device asks: a graph that is replayed knows no `if`."""
-        return inputs.shape[0] == self.count and not inputs.is_cuda
-
-    def read(self, order: Tensor | tuple[int, ...], rows: Tensor | int) -> Tensor:
-        """(n, depth, hidden) states of `rows` (n,), from their own layers (n, depth) or from those of every row.
-
-        A number n stands for the first n rows: without a copy in the usual case, and in one operation in any.
-        """
-        if isinstance(rows, int):
-            return self._read_first(order, rows)
-        if isinstance(order, Tensor):
-            return self.states[order, rows[:, None]]
-        if order == tuple(range(len(order))):  # the usual case: the deepest layers in turn
-            return self.states[: len(order)].index_select(1, rows).transpose(0, 1)
-        return torch.stack([self.states[layer].index_select(0, rows) for layer in order], dim=1)
-
-    def _read_first(self, order: Tensor | tuple[int, ...], rows: int) -> Tensor:
-        states = self.states[:, :rows]  # (layers, n, hidden)
-        if isinstance(order, Tensor):
-            layers = order.T[:, :, None].expand(-1, -1, states.shape[2])  # (depth, n, hidden)
-            return states.gather(0, layers).transpose(0, 1)
-        if order == tuple(range(len(order))):
-            return states[: len(order)].transpose(0, 1)
-        return torch.stack([states[layer] for layer in order], dim=1)
-
-    def bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (self.rows, self.tokens, self.positions, self.states))
 
 
 direct_register_custom_op("led_rl_keep_rows", keep_rows, mutates_args=["kept"], fake_impl=lambda *_: None)
-
-
-@functools.cache
-def keeping(layer_class: Any) -> type:
-    """Subclass of a decoder layer that keeps what enters it. Attributes, names and weights are the layer's own."""
-
-    def forward(self, positions, hidden_states, residual, *args, **kwargs):
-        # Within torch.compile the copy must be an operator that the compiler neither traces into nor drops.
-        if torch.compiler.is_compiling():
-            torch.ops.vllm.led_rl_keep_rows(hidden_states, residual, self.led_rows, self.led_kept)
-        elif self.led_states.idle and not hidden_states.is_cuda:  # a graph is captured in a step without requests
-            pass
-        elif self.led_states.samples_all(hidden_states):
-            keep_every_row(hidden_states, residual, self.led_states.views[self.led_view])
-        else:
-            keep_rows(hidden_states, residual, self.led_rows, self.led_kept)
-        return layer_class.forward(self, positions, hidden_states, residual, *args, **kwargs)
-
-    return type(f"Keeping{layer_class.__name__}", (layer_class,), {"forward": forward})
-
-
-def keep_over_sleep(model: Any, tensors: dict[str, Tensor]) -> None:
-    """Registers tensors as the model's buffers: a sleep of level 2 throws away the rest of the model's memory.
-
-    No checkpoint holds them, so that reloading weights has to let them be.
-    """
-    for name, tensor in tensors.items():
-        model.register_buffer(name, tensor, persistent=False)
-    for names in ("SKIP_TENSORS", "SKIP_LOAD_TENSORS"):
-        spared: set[str] = getattr(reload_meta, names, set())  # vLLM 0.26 has the first alone
-        spared.update(tensors)
-
-
-@dataclass
-class SampledRows:
-    """The model whose `compute_logits` ran last, and for how many rows."""
-
-    model: "LatentStatesMixin"
-    count: int
-
-
-_sampled_rows: SampledRows | None = None
-
-
-def take_sampled_rows(count: int) -> "LatentStatesMixin":
-    """The model that made the logits of `count` rows. `compute_logits` and sampling alternate within one thread."""
-    global _sampled_rows
-    sampled, _sampled_rows = _sampled_rows, None
-    if sampled is None or sampled.count != count or sampled.model.led_states.count != count:
-        found = "none" if sampled is None else f"{sampled.count} ({sampled.model.led_states.count} kept)"
-        raise RuntimeError(
-            f"LED is on for this batch of {count} rows, but the model handed on {found}: the latent states were lost "
-            "between the model and the sampler. Stopping, rather than sample without LED in silence."
-        )
-    return sampled.model
 
 
 class LatentStatesMixin:
@@ -203,7 +63,7 @@ class LatentStatesMixin:
                 ) from error
             layer.led_states, layer.led_view = self.led_states, 2 + index
             layer.led_rows, layer.led_kept = self.led_states.rows, self.led_states.states[index]
-        # vLLM's compile-cache hash does not see what our layers add: without this, LED and plain runs share cached
+        # vLLM's compile-cache hash does not see what these layers add: without this, LED and plain runs share cached
         # graphs, and one that keeps no states can be loaded in silence.
         vllm_config.additional_config[CONFIG_KEY] = list(self.led_layers)
 
@@ -214,11 +74,8 @@ class LatentStatesMixin:
         return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **kwargs)  # type: ignore[misc]
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        global _sampled_rows
-        if self.led_depth:
-            if not self.led_warm:
-                self._warm_up()
-            _sampled_rows = SampledRows(self, hidden_states.shape[0])
+        if self.led_depth and not self.led_warm:
+            self._warm_up()
         return super().compute_logits(hidden_states)  # type: ignore[misc]
 
     def _warm_up(self) -> None:

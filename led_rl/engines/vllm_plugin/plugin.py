@@ -1,15 +1,20 @@
-"""Entry point of `vllm.general_plugins`: vLLM calls `register` in every one of its processes.
+"""Entry point of `vllm.general_plugins`, and every patch of vLLM: what is replaced, which symptom and cause it has.
 
-With `LED_RL_DEPTH` unset the models and the sampler stay vLLM's own; only submission is checked, so that a request that
-asks for LED from an engine that cannot do it is an error and never standard decoding in silence. `LED_RL_DEFAULT`, a
-JSON object of request keys, is the decoding of requests that name none.
+vLLM calls `register` in every one of its processes. With `LED_RL_DEPTH` unset the models and the sampler stay vLLM's
+own; only submission is checked, so that a request that asks for LED from an engine that cannot do it is an error and
+never standard decoding in silence. Each patch raises RuntimeError when what it replaces is gone.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
+from led_rl.sampler.capture_options import EngineOptions
+
 KNOWN_VERSIONS = ("0.26.0", "0.31.0")
-DEFAULT_VARIABLE = "LED_RL_DEFAULT"
+SOURCE = "https://github.com/vllm-project/vllm/blob/v0.31.0/vllm"  # what the patches below were read against
 
 
 def register() -> None:
@@ -20,133 +25,174 @@ def register() -> None:
     """
     import vllm
 
-    if vllm.__version__.split("+")[0] not in KNOWN_VERSIONS:
+    version = vllm.__version__.split("+")[0]
+    if version not in KNOWN_VERSIONS:
         raise RuntimeError(
             f"led-rl knows vLLM {', '.join(KNOWN_VERSIONS)}, and this is {vllm.__version__}. "
             "Install a known version, or uninstall led-rl to use this one without LED."
         )
-    _check_requests_at_submission()
-    _check_requests_before_streaming()
-    from led_rl.sampler.capture_options import EngineOptions
+    check_requests_at_submission()
+    check_requests_before_streaming()
+    options = EngineOptions.from_environment()
+    if not options.depth:
+        return
+    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") != "0":
+        raise RuntimeError("LED needs vLLM's Python front end, which checks requests: unset VLLM_USE_RUST_FRONTEND")
+    if options.support and version == "0.26.0":
+        raise RuntimeError(
+            "this vLLM (0.26.0) cannot hand on which ids a token could have been, which train_support: sampled needs. "
+            "Install vLLM 0.31.0, or train with train_support: vocabulary"
+        )
+    register_models()
+    draw_in_runner_v1()
+    hand_on_statistics()
+    from vllm.platforms import current_platform
 
-    if EngineOptions.from_environment().depth:
-        if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") != "0":
-            raise RuntimeError("LED needs vLLM's Python front end, which checks requests: unset VLLM_USE_RUST_FRONTEND")
-        _register_models()
-        _install_sampler()
-        _install_statistics()
-        _keep_weights_on_cpu()
+    if current_platform.is_cpu():
+        keep_weights_replaceable()
+        empty_llvmlite_library()
 
 
-def _register_models() -> None:
-    """Subclasses of vLLM's models that keep latent states; registration is vLLM's documented door.
+def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Puts `make(original)` in the place of `owner.name`, once; raises RuntimeError if there is no such name."""
+    original = getattr(owner, name, None)
+    if original is None:
+        raise RuntimeError(
+            f"led-rl replaces {owner.__name__}.{name} of vLLM, and this vLLM has no such name: led-rl knows vLLM "
+            f"{', '.join(KNOWN_VERSIONS)}"
+        )
+    if hasattr(original, "led_rl"):
+        return
+    replacement = make(original)
+    replacement.led_rl = True
+    setattr(owner, name, replacement)
 
-    vLLM remembers the class of a model that it has built; after an engine without LED that would be its own.
+
+def register_models() -> None:
+    """Registers subclasses of vLLM's models that keep latent states; registration is vLLM's documented door.
+
+    Symptom: an engine with LED that follows one without it in the same process keeps no states. Cause: vLLM remembers
+    the class of a model that it has built. See SOURCE/model_executor/model_loader/utils.py.
     """
     from vllm import ModelRegistry
     from vllm.model_executor.model_loader import utils
 
-    from led_rl.engines.vllm_plugin.models import ARCHITECTURES
+    from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
 
     for architecture in ARCHITECTURES:
         ModelRegistry.register_model(architecture, f"led_rl.engines.vllm_plugin.models:LED{architecture}")
     utils._MODEL_ARCH_BY_HASH.clear()
 
 
-def _install_sampler() -> None:
-    """V1 runner: `LEDBatch` follows the batch as a logits processor does, `Sampler.sample` draws (see vllm_v1.py).
+def draw_in_runner_v1() -> None:
+    """Runner V1: `LEDBatch` follows the batch as a logits processor does, and `Sampler.sample` draws LED rows.
 
-    The `vllm.logits_processors` entry point would do for the first half, but its presence alone raises under runner V2.
+    Symptom: the official door, the entry point `vllm.logits_processors`, cannot be used. Cause: its presence alone
+    raises under runner V2, and a logits processor sees neither the latent states nor may it draw. See
+    SOURCE/v1/sample/logits_processor/__init__.py and v1/sample/sampler.py.
     """
     from vllm.v1.sample import logits_processor
     from vllm.v1.sample.sampler import Sampler
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-    from led_rl.engines.vllm_plugin import runner_v1 as vllm_v1
+    from led_rl.engines.vllm_plugin.runner_v1 import LEDBatch, prepare_inputs_and_rows, sample_with_led
 
-    if vllm_v1.LEDBatch not in logits_processor.BUILTIN_LOGITS_PROCESSORS:
-        logits_processor.BUILTIN_LOGITS_PROCESSORS.append(vllm_v1.LEDBatch)
-        Sampler.sample = vllm_v1.sample_with_led(Sampler.sample)  # type: ignore[method-assign]
-        GPUModelRunner._prepare_inputs = vllm_v1.prepare_inputs_and_rows(GPUModelRunner._prepare_inputs)  # type: ignore[method-assign]
-
-
-def _install_statistics() -> None:
-    """Requests' statistics in their outputs and as Prometheus counters (see request_statistics.py)."""
-    from led_rl.engines.vllm_plugin.request_statistics import install
-
-    install()
+    if LEDBatch not in logits_processor.BUILTIN_LOGITS_PROCESSORS:
+        logits_processor.BUILTIN_LOGITS_PROCESSORS.append(LEDBatch)
+    replace(Sampler, "sample", sample_with_led)
+    replace(GPUModelRunner, "_prepare_inputs", prepare_inputs_and_rows)
 
 
-def _keep_weights_on_cpu() -> None:
-    """LED reads the LM head's weight, which the CPU backend would drop after packing it."""
-    from vllm.platforms import current_platform
+def hand_on_statistics() -> None:
+    """Requests' statistics in their outputs and as Prometheus counters, and the supports of their tokens.
 
-    if current_platform.is_cpu():
-        from led_rl.engines.environment import keep_weights_replaceable
+    Symptom: what a sampler knows beside tokens and log-probabilities ends in the worker. Cause: `ModelRunnerOutput` has
+    no field for it, and vLLM's own sampling masks (PR #49577) are refused under runner V1. See
+    SOURCE/v1/outputs.py and config/vllm.py (`_verify_sampling_replay_config`).
+    """
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.engine.output_processor import OutputProcessor
+    from vllm.v1.worker.gpu_worker import Worker
 
-        keep_weights_replaceable()
+    from led_rl.engines.vllm_plugin import request_statistics as statistics
+
+    replace(Worker, "sample_tokens", statistics.sample_tokens_and_sums)
+    replace(Scheduler, "update_from_output", statistics.hand_sums_on)
+    replace(OutputProcessor, "process_outputs", statistics.name_and_count)
+    replace(OutputProcessor, "__init__", statistics.register_counters)
 
 
-def _check_requests_at_submission() -> None:
+def keep_weights_replaceable() -> None:
+    """Makes CPU linear layers read `layer.weight` at every call; call before the engine is built.
+
+    Symptom: loading new weights crashes in float32, or the engine goes on with the old ones without a word. Cause: the
+    CPU backend packs linear weights once at load and may drop the original. A trainer replaces weights at every step,
+    and LED reads the LM head's. See SOURCE/model_executor/layers/utils.py (`dispatch_cpu_unquantized_gemm`).
+    """
+    import torch
+    from vllm.model_executor.layers import utils
+
+    def read_live_weight(layer: torch.nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
+
+    replace(utils, "dispatch_cpu_unquantized_gemm", lambda original: read_live_weight)
+
+
+def empty_llvmlite_library() -> None:
+    """Gives llvmlite's library object an empty instance dict.
+
+    Symptom: an engine's start ends in an AttributeError once numba is imported. Cause: vLLM's CPU platform looks into
+    the dicts of everything that any module holds, and llvmlite's library answers even that name with a symbol. See
+    SOURCE/triton_utils/dispatcher.py.
+    """
+    from llvmlite.binding import ffi
+
+    plain: Any = type(ffi.lib)
+    if not hasattr(plain, "led_rl"):
+        empty = property(lambda self: {})
+        ffi.lib.__class__ = type("Library", (plain,), {"__slots__": (), "__dict__": empty, "led_rl": True})
+
+
+def check_requests_at_submission() -> None:
     """Refuses what the engine cannot do where vLLM validates every request, offline and served alike (HTTP 400).
 
-    Requests that name no decoding get the default one on the way there. Options and default are read when the engine
-    is built: the environment may change before a later one is.
+    Symptom: a request that asks for LED from an engine without it is decoded as usual. Cause: vLLM reads no key of
+    `extra_args`. Options and default decoding are read when the engine is built: the environment may change before a
+    later one is. See SOURCE/v1/engine/input_processor.py.
     """
     from vllm.v1.engine.input_processor import InputProcessor
 
-    from led_rl.sampler.capture_options import EngineOptions
+    from led_rl.engines.vllm_plugin import submission
 
-    build, validate = InputProcessor.__init__, InputProcessor._validate_params
-    process = InputProcessor.process_inputs
-    if hasattr(validate, "led_rl"):
-        return
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        from led_rl.engines.vllm_plugin.submission import read_default
-
-        build(self, *args, **kwargs)
-        self.led_options = EngineOptions.from_environment()
-        self.led_allowed = set()  # decodings that were checked
-        self.led_default = read_default(self.led_options, self.vllm_config, self.tokenizer)
-
-    def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-        from led_rl.engines.vllm_plugin.submission import with_default
-
-        return process(self, request_id, prompt, with_default(params, self.led_default), *args, **kwargs)
-
-    def _validate_params(self: Any, params: Any, supported_tasks: Any) -> None:
-        validate(self, params, supported_tasks)
-        if getattr(params, "extra_args", None):
-            from led_rl.engines.vllm_plugin.submission import check_request
-
-            check_request(params, self)
-
-    _validate_params.led_rl = True  # type: ignore[attr-defined]
-    InputProcessor.__init__ = __init__  # type: ignore[method-assign]
-    InputProcessor._validate_params = _validate_params  # type: ignore[method-assign]
-    InputProcessor.process_inputs = process_inputs  # type: ignore[method-assign]
+    replace(InputProcessor, "__init__", submission.read_options)
+    replace(InputProcessor, "process_inputs", submission.give_default)
+    replace(InputProcessor, "_validate_params", submission.validate)
 
 
-def _check_requests_before_streaming() -> None:
+def check_requests_before_streaming() -> None:
     """Checks when the server asks for tokens, not when it awaits the first: a stream's HTTP status is sent in between.
 
-    `AsyncLLM.generate` is an asynchronous generator, so that vLLM's own validation runs at the first step; a streaming
-    client would get HTTP 200 and then the refusal as an event.
+    Symptom: a streaming client gets HTTP 200 and then the refusal as an event. Cause: `AsyncLLM.generate` is an
+    asynchronous generator, so that vLLM's own validation runs at its first step. See SOURCE/v1/engine/async_llm.py.
     """
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    start = AsyncLLM.generate
-    if hasattr(start, "led_rl"):
-        return
+    from led_rl.engines.vllm_plugin import submission
 
-    def generate(self: Any, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
-        processor: Any = self.input_processor
-        if getattr(sampling_params, "extra_args", None):
-            from led_rl.engines.vllm_plugin.submission import check_request
+    replace(AsyncLLM, "generate", submission.check_before_streaming)
 
-            check_request(sampling_params, processor)
-        return start(self, prompt, sampling_params, *args, **kwargs)
 
-    generate.led_rl = True  # type: ignore[attr-defined]
-    AsyncLLM.generate = generate  # type: ignore[method-assign]
+def keep_over_sleep(model: Any, tensors: dict[str, Tensor]) -> None:
+    """Registers tensors as the model's buffers, and spares them when weights are reloaded.
+
+    Symptom: after a sleep of level 2 LED's tables hold garbage, or reloading weights misses them in the checkpoint.
+    Cause: that sleep keeps a model's buffers and throws away the rest of its memory, and reloading expects every buffer
+    but those that it names. See SOURCE/model_executor/model_loader/reload/meta.py.
+    """
+    import vllm.model_executor.model_loader.reload.meta as reload_meta
+
+    for name, tensor in tensors.items():
+        model.register_buffer(name, tensor, persistent=False)
+    reload_meta.SKIP_TENSORS.update(tensors)
+    if hasattr(reload_meta, "SKIP_LOAD_TENSORS"):  # vLLM 0.26 has the first alone
+        reload_meta.SKIP_LOAD_TENSORS.update(tensors)

@@ -16,7 +16,8 @@ import numpy as np
 from torch import Tensor
 from vllm.v1.outputs import AsyncModelRunnerOutput
 
-from led_rl.sampler.request_decoder import RequestDecoder, named_statistics
+from led_rl.sampler.columns import named_statistics
+from led_rl.sampler.request_decoder import RequestDecoder
 from led_rl.sampler.support import StepSupport
 
 KEY = "led"  # of kv_transfer_params
@@ -40,20 +41,6 @@ def request_statistics(sums: Sequence[float]) -> dict[str, Any]:
         statistics[name] = values[name] / rows if rows else None
     statistics["depth"] = [int(value) for name, value in values.items() if name.startswith("depth_")]
     return statistics
-
-
-def install() -> None:
-    """Hooks into the worker, the scheduler and the front end, each where a process has it; may be called again."""
-    from vllm.v1.core.sched.scheduler import Scheduler
-    from vllm.v1.engine.output_processor import OutputProcessor
-    from vllm.v1.worker.gpu_worker import Worker
-
-    if hasattr(Worker.sample_tokens, "led_rl"):
-        return
-    Worker.sample_tokens = sample_tokens_and_sums(Worker.sample_tokens)  # type: ignore[method-assign]
-    Scheduler.update_from_output = hand_sums_on(Scheduler.update_from_output)  # type: ignore[method-assign]
-    OutputProcessor.process_outputs = name_and_count(OutputProcessor.process_outputs)  # type: ignore[method-assign]
-    OutputProcessor.__init__ = register_counters(OutputProcessor.__init__)  # type: ignore[method-assign]
 
 
 def decoder_of(runner: Any) -> RequestDecoder | None:
@@ -83,7 +70,6 @@ def sample_tokens_and_sums(original: Callable[..., Any]) -> Callable[..., Any]:
             return OutputWithSums(output, decoder.slots.generation, sums, support)
         return with_sums(output, decoder.slots.generation, sums, support)
 
-    sample_tokens.led_rl = True  # type: ignore[attr-defined]
     return sample_tokens
 
 

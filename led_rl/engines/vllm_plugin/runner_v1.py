@@ -1,8 +1,8 @@
 """LED in vLLM's V1 model runner (CPU, and GPUs with VLLM_USE_V2_MODEL_RUNNER=0).
 
-Touched: `Sampler.sample`, replaced for batches with a request that asks for a decoding of ours, and
-`GPUModelRunner._prepare_inputs`, which knows before the model runs which tokens will be sampled. `LEDBatch` rides along
-as a built-in logits processor because those are told which request sits in which row of the batch.
+plugin.py wraps two functions of vLLM: `Sampler.sample`, for batches with LED requests (requests with a decoding other
+than standard), and `GPUModelRunner._prepare_inputs`, which knows before the model runs which tokens will be sampled.
+`LEDBatch` is one of the built-in logits processors because those are told which request sits in which row of the batch.
 """
 
 from collections.abc import Callable
@@ -15,17 +15,24 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcess
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.sampler import _SAMPLING_EPS, Sampler
 
-from led_rl.engines.vllm_plugin.models import take_sampled_rows
-from led_rl.sampler.request_decoder import RequestDecoder
-from led_rl.sampler.request_slots import decoding_of
+from led_rl.decoding import decoding_of
+from led_rl.engines.vllm_plugin.admission import admit, make_decoder
+from led_rl.engines.vllm_plugin.submission import speller
 
 
 class LEDBatch(LogitsProcessor):
-    """Which request that asks for LED (or another of our decodings) sits in which row of the persistent batch."""
+    """Which LED request sits in which row of the persistent batch.
+
+    Attributes:
+        model: the runner's, which keeps the latent states of the step; set before each step.
+    """
+
+    model: Any = None
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool):
         count = vllm_config.scheduler_config.max_num_seqs
-        self.decoder = RequestDecoder(vllm_config, count, device)
+        self.decoder = make_decoder(vllm_config, count, device)
+        self.spell = speller(vllm_config.model_config)
         self.free = list(range(count))
         self.slot_of_row: dict[int, int] = {}
         self._slots_on_device: Tensor | None = None
@@ -46,7 +53,8 @@ class LEDBatch(LogitsProcessor):
             self._release(row)  # an added request may replace one that is not listed as removed
             if not decoding_of(params.extra_args).is_standard:
                 slot = self.free.pop()
-                self.decoder.admit(slot, params, None if prompt is None else [*prompt, *output])
+                known = None if prompt is None else [*prompt, *output]
+                admit(self.decoder.slots, slot, params, known, self.spell)
                 self.slot_of_row[row] = slot
         for source, target, direction in batch_update.moved:
             moved, displaced = self.slot_of_row.pop(source, None), self.slot_of_row.pop(target, None)
@@ -73,15 +81,22 @@ class LEDBatch(LogitsProcessor):
         self.free.append(slot)
 
 
+def led_batch(processors: Any) -> LEDBatch | None:
+    """The `LEDBatch` among a batch's logits processors."""
+    return next((p for p in processors.argmax_invariant if isinstance(p, LEDBatch)), None)
+
+
 def prepare_inputs_and_rows(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps `GPUModelRunner._prepare_inputs`: its first result says which tokens of the step will be sampled."""
 
     def _prepare_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
         prepared = original(self, *args, **kwargs)
-        states = getattr(self.get_model(), "led_states", None)  # only our models have them, and only with LED on
+        model = self.get_model()
+        states = getattr(model, "led_states", None)  # models of an engine without LED have none
         if states is not None:
-            processors = self.input_batch.logitsprocs.argmax_invariant
-            if any(isinstance(p, LEDBatch) and p.slot_of_row for p in processors):
+            batch = led_batch(self.input_batch.logitsprocs)
+            if batch is not None and batch.slot_of_row:
+                batch.model = model
                 states.begin(prepared[0])
             else:
                 states.skip()
@@ -91,12 +106,12 @@ def prepare_inputs_and_rows(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sample_with_led(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps `Sampler.sample`: batches without requests of ours take vLLM's own path, untouched."""
+    """Wraps `Sampler.sample`: batches without LED requests take vLLM's own path, untouched."""
 
     def sample(
         self: Sampler, logits: Tensor, sampling_metadata: SamplingMetadata, logprobs_mode_override: Any = None
     ) -> tuple[Tensor, Tensor | None]:
-        batch = next((p for p in sampling_metadata.logitsprocs.argmax_invariant if isinstance(p, LEDBatch)), None)
+        batch = led_batch(sampling_metadata.logitsprocs)
         if batch is not None and batch.slot_of_row:
             return _sample(self, logits, sampling_metadata, batch)
         tokens, scores = original(self, logits, sampling_metadata, logprobs_mode_override)
@@ -110,12 +125,12 @@ def sample_with_led(original: Callable[..., Any]) -> Callable[..., Any]:
 def _sample(
     sampler: Sampler, logits: Tensor, metadata: SamplingMetadata, batch: LEDBatch
 ) -> tuple[Tensor, Tensor | None]:
-    """`Sampler.sample` of vLLM 0.26 and 0.31 step by step. Our rows take our draw and the others vLLM's.
+    """`Sampler.sample` of vLLM 0.26 and 0.31 step by step. LED rows take LED's draw and the others vLLM's.
 
-    k takes the place of min-p, top-k and top-p in our rows. On CPU each row is drawn once; a device draws all rows both
+    k takes the place of min-p, top-k and top-p in LED rows. On CPU each row is drawn once; a device draws all rows both
     ways and chooses, since asking which rows still think would be a sync.
     """
-    model = take_sampled_rows(logits.shape[0])
+    batch.model.led_states.check(len(logits))
     temperature = metadata.temperature
     if temperature is None:  # all greedy
         temperature = logits.new_zeros(len(logits))
@@ -125,7 +140,7 @@ def _sample(
         for processor in metadata.logitsprocs.argmax_invariant:
             if not isinstance(processor, MinPLogitsProcessor):
                 logits = processor.apply(logits)
-    drawn = batch.decoder.draw(model, logits, batch.slots_on_device(len(logits)), temperature)
+    drawn = batch.decoder.draw(batch.model, logits, batch.slots_on_device(len(logits)), temperature)
     wants_scores = metadata.max_num_logprobs is not None or bool(metadata.logprob_token_ids)
     wants_scores = wants_scores and sampler.logprobs_mode in ("processed_logprobs", "processed_logits")
 

@@ -1,7 +1,7 @@
 """LED in vLLM's V2 model runner (the default on GPUs).
 
 Through its own doors alone: the model names a `ModelState`, which is told of requests and inputs and supplies the
-sampler. vLLM samples every row its own way, and rows of ours take our token instead: asking the device which rows still
+sampler. vLLM samples every row its own way, and LED rows take LED's token instead: asking the device which rows still
 think would be a sync. Every method here has the same arguments in vLLM 0.26 and 0.31, or passes them on unread.
 """
 
@@ -14,9 +14,11 @@ from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.sample.states import SamplingStates
 
-from led_rl.engines.vllm_plugin.models import keep_over_sleep, take_sampled_rows
+from led_rl.decoding import decoding_of
+from led_rl.engines.vllm_plugin.admission import admit, make_decoder
+from led_rl.engines.vllm_plugin.plugin import keep_over_sleep
+from led_rl.engines.vllm_plugin.submission import speller
 from led_rl.sampler.request_decoder import Drawn, RequestDecoder
-from led_rl.sampler.request_slots import decoding_of
 
 
 class LEDModelState(DefaultModelState):
@@ -24,7 +26,8 @@ class LEDModelState(DefaultModelState):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.led_decoder = RequestDecoder(self.vllm_config, self.max_num_reqs, self.device)
+        self.led_decoder = make_decoder(self.vllm_config, self.max_num_reqs, self.device)
+        self.led_spell = speller(self.vllm_config.model_config)
         self.led_slot_of: dict[str, int] = {}
         keep_over_sleep(self.model, self.led_decoder.tensors())  # made within the memory of the weights
 
@@ -33,7 +36,7 @@ class LEDModelState(DefaultModelState):
         params = new_req_data.sampling_params
         if params is not None and not decoding_of(params.extra_args).is_standard:
             # The prompt, and after preemption what had been generated.
-            self.led_decoder.admit(req_index, params, new_req_data.prefill_token_ids)
+            admit(self.led_decoder.slots, req_index, params, new_req_data.prefill_token_ids, self.led_spell)
             self.led_slot_of[new_req_data.req_id] = req_index
 
     def remove_request(self, req_id: str) -> None:
@@ -57,23 +60,25 @@ class LEDModelState(DefaultModelState):
         states.__class__ = LEDSamplingStates
         assert isinstance(states, LEDSamplingStates)
         states.led_decoder = self.led_decoder
-        states.led_is_ours = np.zeros(self.max_num_reqs, dtype=bool)
+        states.led_model = self.model
+        states.led_rows = np.zeros(self.max_num_reqs, dtype=bool)
         states.led_drawn = None
         return sampler, None
 
 
 class LEDSamplingStates(SamplingStates):
-    """Draws our rows right before min-p: logits carry the temperature and all edits, but no min-p, top-k or top-p."""
+    """Draws LED rows right before min-p: logits carry the temperature and all edits, but no min-p, top-k or top-p."""
 
     led_decoder: RequestDecoder
-    led_is_ours: np.ndarray  # (slots,) bool
+    led_model: Any  # keeps the latent states of the step
+    led_rows: np.ndarray  # (slots,) bool: holds a LED request
     led_drawn: Drawn | None
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
-        ours = not decoding_of(sampling_params.extra_args).is_standard
-        self.led_is_ours[req_idx] = ours
+        led = not decoding_of(sampling_params.extra_args).is_standard
+        self.led_rows[req_idx] = led
         # 0.31 asks whether the request changes logits, and skips `apply_min_p` where none does; 0.26 does not ask.
-        return bool(super().add_request(req_idx, sampling_params)) or ours
+        return bool(super().add_request(req_idx, sampling_params)) or led
 
     def led_truncates(self, idx_mapping_np: np.ndarray) -> bool:
         """Whether top-k, top-p or min-p keeps a request of the batch from part of the vocabulary."""
@@ -81,15 +86,15 @@ class LEDSamplingStates(SamplingStates):
         return bool((top_k < self.vocab_size).any() or (top_p < 1).any() or (min_p > 0).any())
 
     def apply_min_p(self, logits: Tensor, expanded_idx_mapping: Tensor, idx_mapping_np: np.ndarray) -> None:
-        if self.led_is_ours[idx_mapping_np].any():
-            model = take_sampled_rows(logits.shape[0])
+        if self.led_rows[idx_mapping_np].any():
+            self.led_model.led_states.check(len(logits))
             slots = expanded_idx_mapping.long()  # one a row: there are no draft tokens
-            self.led_drawn = self.led_decoder.draw(model, logits, slots, self.temperature.gpu[slots])
+            self.led_drawn = self.led_decoder.draw(self.led_model, logits, slots, self.temperature.gpu[slots])
         super().apply_min_p(logits, expanded_idx_mapping, idx_mapping_np)
 
 
 class LEDSampler(Sampler):
-    """Puts our tokens, and their log-policy where log-probabilities of what was sampled are asked for, over vLLM's."""
+    """Puts LED's tokens over vLLM's, and their log-policy where log-probabilities of what was sampled are asked for."""
 
     def sample(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         sampled, processed = super().sample(*args, **kwargs)

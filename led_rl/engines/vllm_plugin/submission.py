@@ -2,18 +2,16 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
-from led_rl.decoding import PREFIX, DecodingError, DecodingParams
-from led_rl.engines.vllm_plugin.models import ARCHITECTURES
-from led_rl.engines.vllm_plugin.plugin import DEFAULT_VARIABLE
-from led_rl.sampler.capture_options import DEPTH_VARIABLE, EngineOptions
-from led_rl.sampler.request_slots import decoding_of
+from led_rl.decoding import PREFIX, DecodingError, DecodingParams, decoding_of
+from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
+from led_rl.sampler.capture_options import DEFAULT_VARIABLE, DEPTH_VARIABLE, EngineOptions
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
 MOST_REMEMBERED = 4096  # decodings: clients choose their markers
@@ -130,3 +128,67 @@ def check_markers(decoding: DecodingParams, tokenizer: Any) -> None:
 
 # Looking for the spellings of a marker of several tokens takes dozens of tokenisations: not for every request.
 _spelt = lru_cache(maxsize=256)(ThinkMarkers.from_tokenizer)
+
+
+def speller(model_config: Any) -> Callable[[DecodingParams], ThinkMarkers | None]:
+    """Spells a request's think markers as the engine's tokenizer does; None where it cannot.
+
+    A request whose decoding needs markers that the tokenizer cannot spell was refused at submission.
+    """
+
+    def spell(decoding: DecodingParams) -> ThinkMarkers | None:
+        from vllm.tokenizers.registry import cached_tokenizer_from_config
+
+        markers = decoding.start_marker, decoding.end_marker
+        tokenizer = None if model_config.skip_tokenizer_init else cached_tokenizer_from_config(model_config)
+        if tokenizer is None and any(isinstance(marker, str) for marker in markers):
+            return None
+        try:
+            return _spelt(tokenizer, *markers)
+        except MissingMarkersError:
+            return None
+
+    return spell
+
+
+def read_options(original: Callable[..., None]) -> Callable[..., None]:
+    """Wraps `InputProcessor.__init__`: reads what the engine captures, and its default decoding."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.led_options = EngineOptions.from_environment()
+        self.led_allowed = set()  # decodings that were checked
+        self.led_default = read_default(self.led_options, self.vllm_config, self.tokenizer)
+
+    return __init__
+
+
+def give_default(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps `InputProcessor.process_inputs`: requests that name no decoding get the default one."""
+
+    def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, request_id, prompt, with_default(params, self.led_default), *args, **kwargs)
+
+    return process_inputs
+
+
+def validate(original: Callable[..., None]) -> Callable[..., None]:
+    """Wraps `InputProcessor._validate_params`, which every request passes."""
+
+    def _validate_params(self: Any, params: Any, supported_tasks: Any) -> None:
+        original(self, params, supported_tasks)
+        if getattr(params, "extra_args", None):
+            check_request(params, self)
+
+    return _validate_params
+
+
+def check_before_streaming(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps `AsyncLLM.generate`, an asynchronous generator, in a function that checks when it is called."""
+
+    def generate(self: Any, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(sampling_params, "extra_args", None):
+            check_request(sampling_params, self.input_processor)
+        return original(self, prompt, sampling_params, *args, **kwargs)
+
+    return generate

@@ -1,58 +1,78 @@
 """LED's draw on a CPU, one row after the other, compiled by numba.
 
 A step of a small model is a few hundred operators of some microseconds each; the hundred that the draw takes in torch
-would be a tenth of it. These loops do the same arithmetic as led_rl/led.py, decoding_slots.py and counter_rng.py, to
+would be a tenth of it. These loops do the same arithmetic as led_rl/led.py, request_slots.py and uniforms.py, to
 which tests compare them, in four calls. What is large stays in torch: the LM head's product, the softmax.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from llvmlite.binding import ffi
 from numba import njit
 
-from led_rl.decoding import DECODINGS
 from led_rl.led import EPS, TIE
-from led_rl.sampler.request_slots import (
+from led_rl.sampler.columns import (
     AGGREGATION,
     COIN,
+    CONFIDENCE,
     DECODING,
     DEPTH,
+    DEPTHS,
+    ENTROPY,
+    ENTROPY_FINAL,
     EXPLOIT,
+    EXPLORED,
     GREEDY,
     KEY,
     KNOWN,
+    LARGEST_UNIFORM,
+    LED,
+    MAX_ENTROPY_LAYER,
+    MEAN_ALL,
     ORDER,
+    PRODUCT,
+    ROWS,
     K,
 )
 
 GOLDEN, MIX_1, MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-MEAN_ALL, MAX_ENTROPY_LAYER, PRODUCT = 1, 2, 3  # AGGREGATIONS; 0 is the cumulative sum
-ROWS, EXPLORED, CONFIDENCE, ENTROPY, ENTROPY_FINAL, DEPTHS = range(6)  # columns of the sums
-LED = DECODINGS.index("led")
-LARGEST_UNIFORM = 1 - 2.0**-52
 
 
-class _Library(type(ffi.lib)):  # type: ignore[misc]
-    """llvmlite's library, with an instance dict that is empty.
+class Followed(NamedTuple):
+    """The batch's tables that the phases are followed in (request_slots.py), one row a request."""
 
-    vLLM's CPU platform looks into the dicts of everything that any module holds (triton_utils/dispatcher.py), and
-    llvmlite's library answers even that name with a symbol, which ends the engine's start with an AttributeError.
-    """
+    settings: np.ndarray  # (rows, columns) int64
+    state: np.ndarray  # (rows,) int64, updated
+    tokens: np.ndarray  # (>= rows,) int64 token fed in at each row
+    positions: np.ndarray  # (>= rows,) int64
+    alphabet: np.ndarray  # (states, letters) int64
+    goto: np.ndarray  # (states, 1 + letters) int64
+    thinks: np.ndarray  # (states,) bool
 
-    __slots__ = ()
-    __dict__ = property(lambda self: {})
 
+class Out(NamedTuple):
+    """What the loops write of up to so many rows; the next step writes over it."""
 
-ffi.lib.__class__ = _Library
+    rows: np.ndarray  # (rows,) int64 rows that are drawn, in front
+    uniform: np.ndarray  # (rows,) float64
+    values: np.ndarray  # (rows, k) float32 largest logits
+    log_p_top: np.ndarray  # (rows,) float64 log-probability of the largest
+    tokens: np.ndarray  # (rows,) int64
+    candidates: np.ndarray  # (rows, k) int64
+    posterior: np.ndarray  # (rows, k) float64 of the final layer
+    allowed: np.ndarray  # (rows, k) bool candidates that may be drawn
+    policy: np.ndarray  # (rows, k) float64
+    explored: np.ndarray  # (rows,) float64
+    wanted: np.ndarray  # (rows,) int64 indices into `rows` whose latent layers are read, in front
+    sums: np.ndarray  # (rows, statistics) float64 of the batch, updated
 
 
 @njit(cache=True)
-def follow(settings, state, tokens, positions, alphabet, goto, thinks, rows, uniform):
-    """Phases (Working.follow): writes the rows that decode as asked and their uniform numbers; returns their number.
-
-    tokens, positions (>= rows,) fed in at each row.
-    """
+def follow(followed, out):
+    """Phases (Working.follow): writes the rows that decode as asked and their uniform numbers; returns their number."""
+    settings, state, tokens, positions, alphabet, goto, thinks = followed
+    rows, uniform = out.rows, out.uniform
     count = 0
     for row in range(len(rows)):
         known = settings[row, KNOWN]
@@ -104,32 +124,23 @@ def top_k(logits, log_p, rows, values, candidates, log_p_top):
 
 
 @njit(cache=True)
-def draw_small_final(
-    followed, logits, log_p, entropy_final, read_all, rows, uniform, values, log_p_top, tokens, candidates, posterior,
-    allowed, policy, explored, wanted, sums
-):  # fmt: skip
-    """`follow`, of which `followed` are the first arguments, `top_k` and `draw_final`: rows drawn, and rows wanted."""
-    settings, state, tokens_in, positions, alphabet, goto, thinks = followed
-    n = follow(settings, state, tokens_in, positions, alphabet, goto, thinks, rows, uniform)
-    top_k(logits, log_p, rows[:n], values, candidates, log_p_top)
-    m = draw_final(
-        settings, entropy_final, read_all, n, rows, uniform, values, log_p_top, tokens, candidates, posterior, allowed,
-        policy, explored, wanted, sums
-    )  # fmt: skip
-    return n, m
+def draw_small_final(followed, out, logits, log_p, entropy_final, read_all):
+    """`follow`, `top_k` and `draw_final`: the number of rows drawn, and of rows wanted."""
+    n = follow(followed, out)
+    top_k(logits, log_p, out.rows[:n], out.values, out.candidates, out.log_p_top)
+    return n, draw_final(followed.settings, out, entropy_final, read_all, n)
 
 
 @njit(cache=True)
-def draw_final(
-    settings, entropy_final, read_all, n, rows, uniform, values, log_p_top, tokens, candidates, posterior, allowed,
-    policy, explored, wanted, sums
-):  # fmt: skip
-    """The final layer's part of the first n of `rows`, and the whole draw of those that read no latent layer.
+def draw_final(settings, out, entropy_final, read_all, n):
+    """The final layer's part of the first n of `out.rows`, and the whole draw of those that read no latent layer.
 
-    values (>= n, k) largest logits, log_p_top log-probability of the first, entropy_final (all rows,) or empty. Writes
-    posterior, policy (>= n, k) float64, allowed, explored and tokens; fills `wanted` with the indices into `rows` that
-    are left to draw_latent, whose policy is b so far, and returns their number.
+    Needs rows, uniform, values, log_p_top and candidates; entropy_final: (all rows,) or empty. Fills `wanted` with the
+    indices into `rows` that are left to draw_latent, whose policy is b so far, and returns their number.
     """
+    rows, uniform, values, log_p_top, tokens = out.rows, out.uniform, out.values, out.log_p_top, out.tokens
+    candidates, posterior, allowed, policy = out.candidates, out.posterior, out.allowed, out.policy
+    explored, wanted, sums = out.explored, out.wanted, out.sums
     k = values.shape[1]
     count = 0
     for i in range(n):
@@ -169,30 +180,26 @@ def draw_final(
 
 
 @njit(cache=True)
-def gather(states, settings, rows, wanted, layers, gathered):
+def gather(states, settings, out, wanted, layers, gathered):
     """The latent states of `wanted` rows, from (captured, max_rows, hidden) into (m * layers, hidden)."""
     for w in range(len(wanted)):
-        row = rows[wanted[w]]
+        row = out.rows[wanted[w]]
         for layer in range(layers):
             gathered[w * layers + layer] = states[settings[row, ORDER + layer], row]
 
 
 @njit(cache=True)
-def draw_small_latent(
-    logits, vocab, scale, temperature, wanted, rows, table, settings, uniform, tokens, candidates, posterior, allowed,
-    policy, explored, depths, sums
-):  # fmt: skip
+def draw_small_latent(logits, vocab, scale, temperature, settings, out, wanted, table, depths):
     """`latent_posteriors`, then `draw_latent`."""
-    latent_posteriors(logits, vocab, scale, candidates, rows, wanted, temperature, table)
-    draw_latent(
-        wanted, rows, table, settings, uniform, tokens, candidates, posterior, allowed, policy, explored, depths, sums
-    )
+    latent_posteriors(logits, vocab, scale, out, wanted, temperature, table)
+    draw_latent(settings, out, wanted, table, depths)
 
 
 @njit(cache=True)
-def latent_posteriors(logits, vocab, scale, candidates, rows, wanted, temperature, table):
+def latent_posteriors(logits, vocab, scale, out, wanted, temperature, table):
     """Layers from 1 on of the (m, depth, k) table, from (m * (depth - 1), padded vocab) logits at scale 1."""
     m, depth, k = table.shape
+    rows, candidates = out.rows, out.candidates
     for w in range(m):
         i = wanted[w]
         factor = scale / temperature[rows[i]]
@@ -208,14 +215,14 @@ def latent_posteriors(logits, vocab, scale, candidates, rows, wanted, temperatur
 
 
 @njit(cache=True)
-def draw_latent(
-    wanted, rows, table, settings, uniform, tokens, candidates, posterior, allowed, policy, explored, depths, sums
-):  # fmt: skip
+def draw_latent(settings, out, wanted, table, depths):
     """The draw of `wanted` (m,) from their (m, depth, k) float64 table of posteriors, whose first layer it fills in.
 
     `policy` comes with b and leaves with what was drawn from; `depths` (m,) takes j*.
     """
     m, layers, k = table.shape
+    rows, uniform, tokens, candidates, posterior = out.rows, out.uniform, out.tokens, out.candidates, out.posterior
+    allowed, policy, explored, sums = out.allowed, out.policy, out.explored, out.sums
     total, q = np.empty(k), np.empty(k)
     aggregates, entropies = np.empty((layers, k)), np.empty(layers)
     for w in range(m):

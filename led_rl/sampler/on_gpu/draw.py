@@ -1,4 +1,4 @@
-"""A step's draw on a device: the Triton kernels of draw_kernels.py around the latent layers of kernels.py.
+"""A step's draw on a GPU: the Triton kernels of kernels.py around the latent layers of latent_layers.py.
 
 Nothing waits for the device, and no temporary is as large as the logits.
 """
@@ -9,23 +9,18 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from led_rl.sampler.backend import Asked, Batch, PartDraw
+from led_rl.sampler.columns import LED, NORMED
 from led_rl.sampler.latent_layers import LatentStatistics, triton
-from led_rl.sampler.on_cpu.draw import compiles
-from led_rl.sampler.on_cpu.loops import LED
 from led_rl.sampler.on_gpu import kernels as draw_kernels
 from led_rl.sampler.on_gpu.kernels import POSTERIOR, TILE, WEIGHT
-from led_rl.sampler.request_slots import NORMED, DecodingSlots, Needs
-from led_rl.sampler.step import Draw, LatentModel, Read
+from led_rl.sampler.request_slots import DecodingSlots, Needs, compiles
+from led_rl.sampler.step import Draw, Read
 
 USUAL_K = 8
 LEAST_CANDIDATES = 16  # to which k is padded: one set of kernels serves every smaller k
 MOST_CANDIDATES = 128  # they are picked one after the other
 PER_THREAD = 4  # posteriors of the table, at most
-
-
-def fuses(needs: Needs, logits: Tensor) -> bool:
-    """Whether the kernels know every decoding of a batch (the same as the CPU's loops do), and k is not too large."""
-    return logits.is_cuda and compiles(needs) and needs.k <= MOST_CANDIDATES
 
 
 @dataclass
@@ -58,27 +53,40 @@ class Workspace:
         )
 
 
-def draw_on_device(
-    slots: DecodingSlots,
-    index: Tensor,
-    temperature: Tensor,
-    model: LatentModel,
-    logits: Tensor,
-    needs: Needs,
-    read_all: bool,
-    wants_entropy: bool,
-    workspace: Workspace,
-) -> tuple[Tensor, Draw, Tensor]:
-    """Draws every row, and counts those that decode in a way of ours now.
+class FusedDraw:
+    """Draws in fused kernels, without waiting for the device."""
 
-    Args:
-        slots: flushed; phases and sums are updated in place.
-        index, temperature, logits: as in `RequestDecoder.draw`; a row's last axis must be contiguous.
+    def __init__(self, workspace: Workspace | None = None):
+        self.workspace = workspace
+
+    @classmethod
+    def warmed_up(cls, slots: DecodingSlots, vocab: int, wants_entropy: bool) -> "FusedDraw":
+        return cls(warm_up(slots, vocab, wants_entropy))
+
+    def takes(self, needs: Needs, logits: Tensor) -> bool:
+        """Whether the kernels know every decoding of a batch (those of the CPU's loops), and k is not too large."""
+        return logits.is_cuda and compiles(needs) and needs.k <= MOST_CANDIDATES
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(vars(self.workspace)) if self.workspace else {}
+
+    def draw(self, batch: Batch, asked: Asked) -> tuple[list[PartDraw], Tensor]:
+        batch.slots.flush()
+        rows, vocab = batch.logits.shape
+        if self.workspace is None or not self.workspace.fits(batch.logits):
+            self.workspace = Workspace.of(rows, vocab, batch.logits.device)
+        active, draw, sums = draw_on_device(batch, asked, self.workspace)
+        return [PartDraw(self.workspace.rows[:rows], active, draw)], sums
+
+
+def draw_on_device(batch: Batch, asked: Asked, workspace: Workspace) -> tuple[Tensor, Draw, Tensor]:
+    """Draws every row, and counts those that decode as their request asks; a row's logits must be contiguous.
 
     Returns:
-        Which rows decode in a way of ours now, (rows,) bool, the draw, and (rows, 1 + statistics) float64: tokens known
-        at admission and the sums so far of each row's slot.
+        Which rows decode as their request asks, (rows,) bool, the draw, and (rows, 1 + statistics) float64: tokens
+        known at admission and the sums so far of each row's slot.
     """
+    slots, index, temperature, model, logits, needs = batch  # flushed: phases and sums are updated in place
     rows, vocab = logits.shape
     k, latents = min(needs.k, vocab), needs.latents
     kept, device = model.led_states, logits.device
@@ -96,10 +104,10 @@ def draw_on_device(
     normed = fresh(rows, dtype=torch.bool) if needs.shared[NORMED] != 0 else None
     width = max(LEAST_CANDIDATES, triton.next_power_of_2(k))
     layers = triton.next_power_of_2(1 + len(slots.captured))
-    sizes = {"WANTS_ENTROPY": wants_entropy, "CANDIDATES": width, "LAYERS": layers}
+    sizes = {"WANTS_ENTROPY": asked.wants_entropy, "CANDIDATES": width, "LAYERS": layers}
 
     of_tiles = workspace.best, workspace.totals, workspace.weighted
-    draw_kernels.scan_tiles[(rows, tiles)](logits, *of_tiles, stride, vocab, wants_entropy)
+    draw_kernels.scan_tiles[(rows, tiles)](logits, *of_tiles, stride, vocab, asked.wants_entropy)
     draw_kernels.draw_final[(rows,)](
         logits,
         *of_tiles,
@@ -126,16 +134,16 @@ def draw_on_device(
         slots.alphabet.shape[1],
         k,
         latents,
-        int(read_all),
+        int(asked.read_all),
         TILES=triton.next_power_of_2(tiles),
         **sizes,
     )
     reads = LED in needs.decodings
     latent = LatentStatistics(workspace.totals, workspace.totals)  # of which nothing is read
     if reads and latents:
-        asked = order if needs.order is None else needs.order
-        assert asked is not None
-        latent = model.latent_statistics(asked, rows, candidates, workspace.scale[:rows], normed, wanted)
+        layers_read = order if needs.order is None else needs.order
+        assert layers_read is not None
+        latent = model.latent_statistics(layers_read, rows, candidates, workspace.scale[:rows], normed, wanted)
     draw_kernels.draw_latent[(rows,)](
         *latent,
         index,
@@ -187,5 +195,6 @@ def warm_up(slots: DecodingSlots, vocab: int, wants_entropy: bool) -> Workspace:
         needs = Needs((LED,), USUAL_K, True, latents, True, {NORMED: 0}, order)
         ones = torch.ones(1, device=device)
         logits = torch.zeros(1, vocab, device=device)
-        draw_on_device(slots, zeros + slots.spare, ones, model, logits, needs, False, wants_entropy, workspace)
+        batch = Batch(slots, zeros + slots.spare, ones, model, logits, needs)
+        draw_on_device(batch, Asked(False, False, wants_entropy), workspace)
     return workspace

@@ -19,33 +19,31 @@ except ImportError:  # a platform without Triton: only CUDA tensors need it
     triton = None
 
 from led_rl.led import EPS, TIE
-from led_rl.sampler.latent_layers import LOWEST
-from led_rl.sampler.on_cpu.loops import (
+from led_rl.sampler.columns import (
+    AGGREGATION,
+    COIN,
     CONFIDENCE,
+    DECODING,
+    DEPTH,
     DEPTHS,
     ENTROPY,
     ENTROPY_FINAL,
+    EXPLOIT,
     EXPLORED,
+    GREEDY,
+    KEY,
+    KNOWN,
     LARGEST_UNIFORM,
     LED,
     MAX_ENTROPY_LAYER,
     MEAN_ALL,
-    PRODUCT,
-    ROWS,
-)
-from led_rl.sampler.request_slots import (
-    AGGREGATION,
-    COIN,
-    DECODING,
-    DEPTH,
-    EXPLOIT,
-    GREEDY,
-    KEY,
-    KNOWN,
     NORMED,
     ORDER,
+    PRODUCT,
+    ROWS,
     K,
 )
+from led_rl.sampler.latent_layers import LOWEST
 
 TILE = 2048  # vocabulary columns
 UNIFORM, WEIGHT, ENTROPY_OF_FINAL, POSTERIOR = range(4)  # columns of the figures; posteriors from POSTERIOR on

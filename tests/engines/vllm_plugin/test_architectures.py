@@ -8,7 +8,8 @@ import pytest
 import torch
 from subprocesses import ROOT, run_command
 
-from led_rl.engines.vllm_plugin.models import ARCHITECTURES, LatentStatesMixin
+from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
+from led_rl.engines.vllm_plugin.models import LatentStatesMixin
 
 
 @pytest.fixture(scope="module")

@@ -257,7 +257,10 @@ def test_wrong_requests_are_refused_and_the_engine_lives_on(engine, extra_args, 
 
 
 def test_the_sampler_refuses_to_go_on_without_states():
-    from led_rl.engines.vllm_plugin.models import take_sampled_rows
+    from led_rl.engines.vllm_plugin.latent_states import LatentStates
 
+    states = LatentStates(2, 8, 4, torch.float32)
+    states.begin(torch.arange(2))
+    states.check(2)
     with pytest.raises(RuntimeError, match="latent states were lost"):
-        take_sampled_rows(3)
+        states.check(3)

@@ -10,7 +10,7 @@ from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.engines.vllm_engine import VLLMEngine, request_decoder
 from led_rl.engines.vllm_plugin.request_statistics import KEY, Batch, Followed, request_statistics
-from led_rl.sampler.request_decoder import STATISTICS
+from led_rl.sampler.columns import STATISTICS
 
 OURS = [
     {"led": 1},
