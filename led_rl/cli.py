@@ -63,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def is_for_the_user(error: Exception) -> bool:
     """Whether the error says what the user did wrong; any other one is a bug and keeps its traceback."""
     from led_rl.decoding import UserError
+    from led_rl.thinking import MissingMarkersError
     from rewards import RewardError
 
-    return isinstance(error, UserError | RewardError)
+    return isinstance(error, UserError | MissingMarkersError | RewardError)
 
 
 def one_line(error: Exception) -> str:

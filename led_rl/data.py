@@ -2,16 +2,20 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, load_dataset
+from led_rl.decoding import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 EXTRACTIONS = ("auto", "whole", "after_hashes", "last_box")
 PROBLEM_COLUMNS = ("problem", "question")
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A dataset that cannot be read, or a row that cannot be used; names the file or hub id, and the row."""
 
 
@@ -21,7 +25,9 @@ def read_rows(source: str, config: str | None = None, split: str = "train", limi
     Raises DatasetError: the file is missing or empty, a line is not a JSON object, or the hub does not answer.
     """
     if looks_local(source):
-        return _read_jsonl(Path(source), limit)
+        return [row for _, row in read_jsonl(source, limit)]
+    from datasets import load_dataset
+
     try:
         dataset = load_dataset(source, config, split=split)
     except Exception as error:  # the hub client raises whatever its transport does
@@ -38,26 +44,42 @@ def looks_local(source: str) -> bool:
     return source.endswith((".jsonl", ".json")) or source.startswith((".", "/", "~")) or Path(source).is_file()
 
 
-def _read_jsonl(path: Path, limit: int | None) -> list[dict]:
+def read_jsonl(path: str | Path, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number of the line and its object, of the first `limit` rows of a JSONL file; blank lines are no rows.
+
+    Raises:
+        DatasetError: names the file, and the line if one is at fault.
+    """
+    path = Path(path)
     if not path.is_file():
-        raise DatasetError(f"dataset file {str(path)!r} does not exist")
-    rows: list[dict] = []
-    with path.open("rb") as lines:
+        raise DatasetError(f"{str(path)!r} is not a file")
+    rows = 0
+    with path.open("rb") as lines:  # lines end at \n alone: U+2028 may stand within a text
         for number, line in enumerate(lines, start=1):
-            if limit is not None and len(rows) >= limit:
+            if limit is not None and rows >= limit:
                 break
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise DatasetError(f"{path}, line {number}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise DatasetError(f"{path}, line {number}: a JSON object expected, got {type(row).__name__}")
-            rows.append(row)
+                yield number, json_row(line)
+            except ValueError as error:
+                raise DatasetError(f"{path}, line {number}: {error}") from error
+            rows += 1
     if not rows:
-        raise DatasetError(f"dataset file {str(path)!r} has no rows")
-    return rows
+        raise DatasetError(f"{str(path)!r} has no rows")
+
+
+def json_row(line: bytes) -> dict[str, Any]:
+    """The object in a line of a JSONL file, a byte-order mark left out; raises ValueError that says what is wrong."""
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"a row must be an object, not {type(row).__name__}")
+    return row
 
 
 def to_prompts(
@@ -68,7 +90,7 @@ def to_prompts(
     answer_extraction: str = "auto",
     prompt_template: str = "{problem}",
     system_prompt: str | None = None,
-) -> Dataset:
+) -> "Dataset":
     """Rows with `prompt` (chat messages), `answer` (if `answer_column` is given) and every other column as it was.
 
     Without `problem_column`, the first of PROBLEM_COLUMNS that the rows have. `answer` is None where the column holds
@@ -91,6 +113,8 @@ def to_prompts(
         others = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
         prepared.append({"prompt": messages} | others | answer)
     columns = dict.fromkeys(column for row in prepared for column in row)  # rows may lack some
+    from datasets import Dataset
+
     return Dataset.from_dict({column: [row.get(column) for row in prepared] for column in columns})
 
 

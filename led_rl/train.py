@@ -11,12 +11,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from led_rl.engines.environment import prepare_environment
 
     prepare_environment()
-    from led_rl.data import DatasetError
+    from led_rl.decoding import UserError
     from led_rl.training.build import build_trainer
-    from led_rl.training.checks import CheckError, check_recipe
-    from led_rl.training.config import RecipeError
+    from led_rl.training.checks import check_recipe
     from led_rl.training.recipe import help_text, load_recipe
-    from led_rl.training.rollout import RolloutServerError
     from led_rl.training.run_folder import RECORD, is_finished, last_checkpoint, set_aside
     from rewards import RewardError
 
@@ -31,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint = last_checkpoint(recipe)
         checked = check_recipe(recipe)
         trainer = build_trainer(recipe, checked)
-    except (RecipeError, CheckError, DatasetError, RewardError, RolloutServerError) as error:
+    except (UserError, RewardError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if recipe.run.check_only:

@@ -48,6 +48,13 @@ def limit(text: str) -> int:
     return 0 if text == "0" else count(text)
 
 
+def seed(text: str) -> int:
+    """An integer from 0 to 2^63 - 1."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2^63 - 1, got {text!r}")
+    return int(text)
+
+
 def fraction(text: str) -> float:
     """A number above 0 and at most 1."""
     value = number(text)

@@ -3,36 +3,40 @@
 import argparse
 import importlib.util
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from led_rl.decoding import DECODINGS, DecodingError
+from led_rl.commands.arguments import Parser, count, fraction, limit, seed, temperature
+from led_rl.decoding import DECODINGS
 from led_rl.engines.engine import Engine, Sampling
+from led_rl.engines.environment import prepare_environment
 from led_rl.evaluation.problems import comparison_arms, load_problems
 from led_rl.evaluation.records import EvaluationError
 from led_rl.evaluation.run import ChatTokenizer, evaluate, prompt_ids
 from led_rl.evaluation.summary import SummaryRow, summarise, write_summary
-from led_rl.reporting.report import console_table
-from led_rl.thinking import MissingMarkersError
+from led_rl.reporting.console import console_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the process's exit code: 2 for wrong options, with one line that says which."""
+    """Returns the process's exit code.
+
+    Raises:
+        UserError: names the option, the file and the row at fault.
+    """
     options = _parse(argv)
+    prepare_environment()  # before torch and vLLM are imported
     try:
         rows = _evaluate(options)
-    except (EvaluationError, DecodingError, MissingMarkersError, OSError) as error:
-        print(f"led-rl evaluate: error: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        raise EvaluationError(str(error)) from error
     print(console_table(rows))
     print(f"\nrecords, manifest.json and summary.json: {options.output}")
     return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="led-rl evaluate",
+    parser = Parser(
+        "led-rl evaluate",
         description="Compare decodings, and checkpoints of one architecture; goes on with what --output holds.",
     )
     add = parser.add_argument
@@ -42,26 +46,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--reward-options", type=json.loads, default={}, metavar="JSON", help="options of the reward")
     add("--output", required=True, type=Path, help="folder of the records")
     add("--decodings", default="standard,top_k_control,led", help=f"of {', '.join(DECODINGS)} (default: %(default)s)")
-    add("--n", type=_at_least_1, default=16, help="samples per problem (%(default)s)")
-    add("--temperature", type=float, default=1.0, help="of every decoding (%(default)s)")
-    add("--top-p", type=float, default=1.0, help="of standard decoding (%(default)s)")
-    add("--top-k", type=int, default=0, help="of standard decoding; 0: no limit (%(default)s)")
-    add("--max-tokens", type=_at_least_1, default=2048, help="longest completion (%(default)s)")
-    add("--depth", type=_at_least_1, default=8, help="layers that LED reads, the final one included (%(default)s)")
-    add("--k", type=_at_least_1, default=8, help="candidates of LED and of its control (%(default)s)")
-    add("--limit", type=_at_least_1, help="only the first LIMIT problems")
-    add("--chunk", type=_at_least_1, help="problems at a time, for resuming and timing (32, or fewer to make 8 chunks)")
+    add("--n", type=count, default=16, help="samples per problem (%(default)s)")
+    add("--temperature", type=temperature, default=1.0, help="of every decoding (%(default)s)")
+    add("--top-p", type=fraction, default=1.0, help="of standard decoding (%(default)s)")
+    add("--top-k", type=limit, default=0, help="of standard decoding; 0: no limit (%(default)s)")
+    add("--max-tokens", type=count, default=2048, help="longest completion (%(default)s)")
+    add("--depth", type=count, default=8, help="layers that LED reads, the final one included (%(default)s)")
+    add("--k", type=count, default=8, help="candidates of LED and of its control (%(default)s)")
+    add("--limit", type=count, help="only the first LIMIT problems")
+    add("--chunk", type=count, help="problems at a time, for resuming and timing (32, or fewer to make 8 chunks)")
     add("--correct-from", type=float, default=1.0, help="reward from which a sample is correct (%(default)s)")
-    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--seed", type=seed, default=0, help="(%(default)s)")
     add("--engine", choices=("auto", "vllm", "transformers"), default="auto", help="auto: vllm where it is installed")
     return parser.parse_args(argv)
-
-
-def _at_least_1(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
 
 
 def _evaluate(options: argparse.Namespace) -> list[SummaryRow]:

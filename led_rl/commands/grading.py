@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from led_rl.data import json_row
+from led_rl.decoding import UserError
 from rewards.answer_text.completions import completion_texts
 from rewards.grader.workers.pool import PoolError
 from rewards.math_answer import UNBOXED, MathAnswer
@@ -27,7 +29,7 @@ Exit status: 0 every row was graded; 1 some were not (bad rows and unusable gold
 2 nothing could be graded (files, options, worker processes)."""
 
 
-class GradingError(Exception):
+class GradingError(UserError):
     """Files that cannot be read, written, or do not belong together."""
 
 
@@ -126,14 +128,7 @@ def _rows(reading: BinaryIO, counts: Counter[str], bar: Any) -> Iterator[Row]:
 
 def _row(number: int, line: bytes) -> Row:
     """Raises ValueError saying what is wrong with the line."""
-    try:
-        columns = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(columns, dict):
-        raise ValueError(f"a row must be an object, not {type(columns).__name__}")
+    columns = json_row(line)
     missing = [name for name in ("prediction", "gold") if name not in columns]
     if missing:
         raise ValueError(f"no column {' and no column '.join(map(repr, missing))}")

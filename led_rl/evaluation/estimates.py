@@ -6,25 +6,22 @@ resamples whole problems (or whole chunks, for time); a mean over all samples wo
 Bootstrap intervals are percentile intervals with tails widened to Student's t ("expanded percentile", T. Hesterberg,
 "What Teachers Should Know About the Bootstrap", 2015): plain percentiles are too narrow for few units. With fewer than
 8 units, where resamples take few distinct values, they are t intervals on the bootstrap's standard error.
-
-The file is not called `statistics` because a script in this folder puts the folder first on `sys.path`, where that name
-would hide the standard library's module from torch.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 LEVEL = 0.95
+Z95 = 1.96  # standard errors on either side of a mean
 RESAMPLES = 4000
 FEW_UNITS = 8
 Floats = NDArray[np.float64]
 _BLOCK = 1 << 22  # resampled numbers held at once
-_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,11 @@ def wilson_interval(successes: float, n: int, level: float = LEVEL) -> Estimate:
     """Wilson's score interval of a proportion of n independent trials (E. B. Wilson, 1927)."""
     if n == 0:
         return UNKNOWN
-    z, p = _NORMAL.inv_cdf((1 + level) / 2), successes / n
+    p = successes / n
+    if float(successes).is_integer():
+        interval = stats.binomtest(int(successes), n).proportion_ci(level, method="wilson")
+        return Estimate(p, float(interval.low), float(interval.high), n)
+    z = stats.norm.ppf((1 + level) / 2)  # the same formula, for a mean rate that is no count
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return Estimate(p, max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p)), n)
@@ -157,16 +158,18 @@ def sign_flip_test(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: 
     d = _rows(differences)[:, 0]
     if not d.size:
         return math.nan
-    observed = abs(d.sum()) * (1 - 1e-12)
-    if d.size < 31 and 2**d.size <= resamples:
-        patterns = np.arange(2**d.size)[:, None] >> np.arange(d.size) & 1  # (2^n, n)
-        return float((np.abs((1 - 2 * patterns) @ d) >= observed).mean())
-    generator = np.random.default_rng(seed)
-    reached = 0
-    for rows in _blocks(resamples, d.size):
-        signs = 1.0 - 2.0 * generator.integers(0, 2, (rows, d.size), dtype=np.int8)
-        reached += int((np.abs(signs @ d) >= observed).sum())
-    return (reached + 1) / (resamples + 1)
+    if not d.any():
+        return 1.0
+    test = stats.permutation_test(
+        (d,),
+        lambda values, axis: values.sum(axis=axis),
+        permutation_type="samples",
+        n_resamples=resamples,
+        vectorized=True,
+        batch=max(1, _BLOCK // d.size),
+        rng=np.random.default_rng(seed),
+    )
+    return float(test.pvalue)
 
 
 def _bootstrap(
@@ -184,11 +187,11 @@ def _bootstrap(
     for block in _blocks(resamples, n * rows.shape[1]):
         index = generator.integers(0, n, (block, n))  # (resamples, n)
         replicates.append(statistic(rows[index].mean(axis=1)))
-    deviations = math.sqrt(n / (n - 1)) * student_quantile((1 + level) / 2, n - 1)
+    deviations = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1)
     if n < FEW_UNITS:
         half = deviations * np.concatenate(replicates).std()
         return Estimate(value, value - half, value + half, n)
-    tail = _NORMAL.cdf(-deviations)
+    tail = stats.norm.cdf(-deviations)
     low, high = np.quantile(np.concatenate(replicates), (tail, 1 - tail))
     return Estimate(value, float(low), float(high), n)
 
@@ -197,22 +200,6 @@ def _clip(estimate: Estimate, least: float, most: float) -> Estimate:
     """Estimate with an interval inside the possible values; NaN stays NaN."""
     low, high = (float(np.clip(end, least, most)) for end in (estimate.low, estimate.high))
     return replace(estimate, low=low, high=high)
-
-
-def student_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t: exact for 1 and 2 degrees of freedom, within 1 % beyond (Cornish-Fisher expansion)."""
-    if degrees == 1:
-        return math.tan(math.pi * (probability - 0.5))
-    if degrees == 2:
-        return (2 * probability - 1) * math.sqrt(2 / (4 * probability * (1 - probability)))
-    z = _NORMAL.inv_cdf(probability)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return sum(term / degrees**power for power, term in enumerate(terms))
 
 
 def _rows(*columns: ArrayLike) -> Floats:
@@ -236,3 +223,8 @@ def _first(means: Floats) -> Floats:
 
 def _ratio(means: Floats) -> Floats:
     return means[..., 0] / means[..., 1]
+
+
+def excludes_zero(estimate: Estimate) -> bool:
+    """Whether the interval lies on one side of 0."""
+    return estimate.low > 0 or estimate.high < 0

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from led_rl.data import read_jsonl
 from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.evaluation.records import EvaluationError
@@ -41,31 +42,17 @@ def load_problems(path: str | Path, limit: int | None = None) -> list[Problem]:
     """The first `limit` rows of a JSONL file with a `problem` in each row; `id` defaults to the line's number.
 
     Raises:
-        EvaluationError: names the file and the line.
+        DatasetError, EvaluationError: name the file and the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise EvaluationError(f"problems file {path} does not exist")
     problems: dict[str, Problem] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if limit is not None and len(problems) >= limit:
-                break
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise EvaluationError(f"{path} line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict) or not isinstance(row.get("problem"), str):
-                raise EvaluationError(f"{path} line {number} has no text under the key 'problem'")
-            identity = str(row.get("id", number))
-            if identity in problems:
-                raise EvaluationError(f"{path} line {number} repeats the id {identity!r}")
-            columns = {key: value for key, value in row.items() if key not in ("id", "problem")}
-            problems[identity] = Problem(identity, row["problem"], columns)
-    if not problems:
-        raise EvaluationError(f"{path} holds no problems")
+    for number, row in read_jsonl(path, limit):
+        if not isinstance(row.get("problem"), str):
+            raise EvaluationError(f"{path}, line {number}: no text under the key 'problem'")
+        identity = str(row.get("id", number))
+        if identity in problems:
+            raise EvaluationError(f"{path}, line {number}: repeats the id {identity!r}")
+        columns = {key: value for key, value in row.items() if key not in ("id", "problem")}
+        problems[identity] = Problem(identity, row["problem"], columns)
     return list(problems.values())
 
 

@@ -18,12 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from led_rl.decoding import UserError
+
 Record = dict[str, Any]
 Block = tuple[str, str, int]  # checkpoint, arm, chunk
 MANIFEST, RECORDS = "manifest.json", "records.jsonl"
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError):
     """An evaluation that cannot start or go on: what was given, and what is allowed."""
 
 
@@ -85,7 +87,7 @@ def _agree_on_manifest(folder: Path, now: dict[str, Any]) -> None:
     if path.exists():
         recorded = read_manifest(folder)
         checkpoints = recorded.get("checkpoints", {}) | now.get("checkpoints", {})
-        wanted, had = _flat(now | {"checkpoints": {}}), _flat(recorded | {"checkpoints": {}})
+        wanted, had = flattened(now | {"checkpoints": {}}), flattened(recorded | {"checkpoints": {}})
         for label in recorded.get("checkpoints", {}).keys() & now.get("checkpoints", {}).keys():
             had[f"checkpoints.{label}"] = recorded["checkpoints"][label]["weights"]
             wanted[f"checkpoints.{label}"] = now["checkpoints"][label]["weights"]
@@ -107,11 +109,11 @@ def _agree_on_manifest(folder: Path, now: dict[str, Any]) -> None:
     unfinished.replace(path)
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}"""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -15,22 +15,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from led_rl.engines.engine import Completion, Engine
-from led_rl.evaluation.problems import Arm, Problem, comparison_arms, fingerprint, load_problems, weights_of
+from led_rl.evaluation.problems import Arm, Problem, fingerprint, weights_of
 from led_rl.evaluation.records import EvaluationError, Record, RecordStore, open_records, read_records
-from led_rl.evaluation.summary import SummaryRow, summarise
 
-__all__ = [
-    "Arm",
-    "EvaluationError",
-    "Problem",
-    "SummaryRow",
-    "comparison_arms",
-    "evaluate",
-    "evaluate_main",
-    "load_problems",
-    "read_records",
-    "summarise",
-]
 FORMAT = 1
 
 
@@ -205,10 +192,3 @@ def grade(
         raise EvaluationError(f"the reward returned {len(rewards)} values for {len(repeated)} completions")
     values = iter(None if reward is None or math.isnan(reward) else float(reward) for reward in rewards)
     return [[next(values) for _ in group] for group in groups]
-
-
-def evaluate_main(argv: Sequence[str] | None = None) -> int:
-    """`led-rl evaluate`: returns the process's exit code."""
-    from led_rl.commands.evaluation import main
-
-    return main(argv)

@@ -174,3 +174,9 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def pass_ks(rows: Sequence[SummaryRow]) -> list[int]:
+    """The k of every pass@k that all rows have, ascending."""
+    found = [{int(name[5:]) for name in row.metrics if name.startswith("pass@")} for row in rows]
+    return sorted(set.intersection(*found)) if found else []

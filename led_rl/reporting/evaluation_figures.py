@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from led_rl.evaluation.estimates import Estimate
+from led_rl.evaluation.estimates import Z95, excludes_zero
 from led_rl.evaluation.layer_entropy import LayerEntropies, entropy_change
-from led_rl.evaluation.summary import SummaryRow
+from led_rl.evaluation.summary import SummaryRow, pass_ks
 from led_rl.reporting.style import (
     FAINT,
     HIGHER,
@@ -23,14 +23,6 @@ from led_rl.reporting.style import (
     styled,
     whole_steps,
 )
-
-Z95 = 1.96
-
-
-def pass_ks(rows: Sequence[SummaryRow]) -> list[int]:
-    """The k of every pass@k that all rows have, ascending."""
-    found = [{int(name[5:]) for name in row.metrics if name.startswith("pass@")} for row in rows]
-    return sorted(set.intersection(*found)) if found else []
 
 
 @styled
@@ -124,7 +116,3 @@ def entropy_figure(entropies: Mapping[str, LayerEntropies]) -> Figure:
     if changes.lines:
         whole_steps(changes)
     return figure
-
-
-def excludes_zero(estimate: Estimate) -> bool:
-    return estimate.low > 0 or estimate.high < 0

@@ -3,20 +3,14 @@
 Colours follow the name: what is called LED is teal in every figure, standard blue, the control ochre, the base grey.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from led_rl.evaluation.estimates import Floats
+from led_rl.reporting.histories import smooth, smoothing_window
 
-History = Sequence[Mapping[str, Any]]  # a trainer's log_history
-Histories = Mapping[str, History]  # by run
 INK, FAINT = "#1f2933", "#7b8794"
 HIGHER, LOWER = "#0b8074", "#b5495b"  # a difference whose interval lies above, below zero
 NAMED_COLOURS = {"led": "#0b8074", "control": "#c47f17", "standard": "#3f6fb5", "base": "#7b8794"}
@@ -64,28 +58,6 @@ def colour(label: str, index: int = 0) -> str:
 def new_figure(panels: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(1, panels, squeeze=False, sharey=share_y)[0])
-
-
-def series(history: History, key: str) -> tuple[Floats, Floats]:
-    """Steps and finite values of one logged key; both empty if it was never logged."""
-    points = [
-        (entry["step"], entry[key])
-        for entry in history
-        if "step" in entry and isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
-    ]
-    array = np.array(points, dtype=float).reshape(-1, 2)
-    return array[:, 0], array[:, 1]
-
-
-def smoothing_window(points: int) -> int:
-    """Points in the centred mean drawn over the raw values: odd, about a tenth of them; 1 (none) for short runs."""
-    return 1 if points < 15 else max(3, points // 10 | 1)
-
-
-def smooth(values: Floats) -> Floats:
-    """Centred mean; windows shrink at the ends."""
-    half = smoothing_window(len(values)) // 2
-    return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
 
 def draw_series(axes: Axes, steps: Floats, values: Floats, shade: str, label: str, line: str = "-") -> None:

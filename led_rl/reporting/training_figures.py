@@ -4,15 +4,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from led_rl.reporting.histories import Histories, series
 from led_rl.reporting.style import (
-    Histories,
     colour,
     draw_series,
     legend_on_top,
     new_figure,
     percent_axis,
     say,
-    series,
     styled,
     whole_steps,
 )

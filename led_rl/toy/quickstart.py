@@ -97,8 +97,11 @@ def shown(command: Sequence[str]) -> list[str]:
 
 def write(size: Size) -> None:
     """The HTML report beside its figures, and where everything lies."""
-    from led_rl.evaluation.run import read_records, summarise
-    from led_rl.reporting.report import Report, findings, write_report
+    from led_rl.evaluation.records import read_records
+    from led_rl.evaluation.summary import summarise
+    from led_rl.reporting.content import Report
+    from led_rl.reporting.findings import findings
+    from led_rl.reporting.report import write_report
 
     records = list(read_records(size.folder / "evaluation"))
     histories = {name: json.loads(state_of(size, name).read_text())["log_history"] for name in ("standard", "led")}

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from led_rl.reporting.style import draw_series, legend_on_top, new_figure, series, smooth, styled
+from led_rl.reporting.histories import series, smooth
+from led_rl.reporting.style import draw_series, legend_on_top, new_figure, styled
 
 STEPS, SEEDS, WINDOW = 240, (0, 1, 2), 20  # steps at either end over which the table averages
 PROBLEMS, SAMPLES = 128, 16

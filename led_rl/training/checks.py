@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer
 
 from led_rl.data import DatasetError, read_rows, to_prompts
-from led_rl.decoding import DecodingError, check_decoding
+from led_rl.decoding import DecodingError, UserError, check_decoding
 from led_rl.thinking import MissingMarkersError
 from led_rl.training.config import Recipe
 from led_rl.training.reward_loading import load_reward_for
@@ -17,7 +17,7 @@ from rewards import RewardError, check_golds
 GOLD_KINDS = {"math_answer": "math", "choice_letter": "choice_letter"}
 
 
-class CheckError(ValueError):
+class CheckError(UserError):
     """The recipe is well-formed, but what it names cannot be used together, or not at all."""
 
 

@@ -14,7 +14,7 @@ from trl import GRPOConfig, ModelConfig
 from trl.trainer.utils import ensure_master_addr_port
 
 from led_rl.data import EXTRACTIONS
-from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams
+from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams, UserError
 from led_rl.thinking import END, START
 
 IMPORTANCE_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")  # TRL finds out in step one
@@ -194,7 +194,7 @@ class LEDGRPOConfig(GRPOConfig):
         )
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError):
     """Something in a recipe is wrong; names the file, the key, what was given and what is allowed."""
 
 

@@ -15,14 +15,14 @@ from accelerate.utils import broadcast_object_list
 from trl.generation.vllm_client import VLLMClient, parse_logprobs
 from trl.generation.vllm_generation import VLLMGeneration
 
-from led_rl.decoding import PREFIX, DecodingParams
+from led_rl.decoding import PREFIX, DecodingParams, UserError
 from led_rl.engines.vllm_engine import CPU_ENGINE_ARGUMENTS, engine_environment, request_decoder
 from led_rl.sampler.capture_options import SUPPORT_VARIABLE, EngineOptions
 
 REQUESTS_AT_A_TIME = 64  # to a server
 
 
-class RolloutServerError(RuntimeError):
+class RolloutServerError(UserError):
     """The rollout server would not sample with the decoding that it is asked for."""
 
 

@@ -11,20 +11,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from led_rl.commands.evaluation import main as evaluate_main
 from led_rl.engines.engine import Completion, Sampling
 from led_rl.evaluation.estimates import pass_at_k
-from led_rl.evaluation.problems import weights_of
-from led_rl.evaluation.records import EvaluationError
-from led_rl.evaluation.run import (
-    Problem,
-    comparison_arms,
-    evaluate,
-    evaluate_main,
-    load_problems,
-    read_records,
-    summarise,
-)
-from led_rl.evaluation.summary import write_summary
+from led_rl.evaluation.problems import Problem, comparison_arms, load_problems, weights_of
+from led_rl.evaluation.records import EvaluationError, read_records
+from led_rl.evaluation.run import evaluate
+from led_rl.evaluation.summary import summarise, write_summary
 from led_rl.thinking import ThinkMarkers
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=12, n=4)

@@ -12,10 +12,13 @@ import pytest
 from led_rl.evaluation.estimates import Estimate
 from led_rl.evaluation.layer_entropy import LayerEntropies, _ratio_of_sums
 from led_rl.evaluation.summary import SummaryRow, summarise
-from led_rl.reporting.content import Metric, findings, format_estimate
+from led_rl.reporting.console import console_table
+from led_rl.reporting.content import SMALL_MODEL_CAVEAT, Metric, Report, format_estimate
+from led_rl.reporting.findings import findings
+from led_rl.reporting.histories import series, smooth, smoothing_window
 from led_rl.reporting.page import page
-from led_rl.reporting.report import FIGURES, SMALL_MODEL_CAVEAT, Report, _svg, console_table, write_report
-from led_rl.reporting.style import colour, series, smooth, smoothing_window
+from led_rl.reporting.report import FIGURES, _svg, write_report
+from led_rl.reporting.style import colour
 
 ARMS = ("standard", "top_k_control", "led")
 SOLVE_RATES = {"base": 0.22, "standard-trained": 0.30, "led-trained": 0.32}
