@@ -1,8 +1,7 @@
-"""The house rules of the code base: which way imports run, no module that shadows another, recipes that pair up."""
+"""The house rules of the code base: which way imports run, where a module may lie, recipes that pair up."""
 
 import ast
 import json
-import os
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -10,42 +9,65 @@ from pathlib import Path
 
 import pytest
 import yaml
+from subprocesses import clean_shell
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("led_rl/**/*.py"), *ROOT.glob("rewards/**/*.py")])
-METHOD = {"led_rl.led", "led_rl.decoding", "led_rl.thinking", "led_rl.engines.engine", "led_rl.evaluation.estimates"}
+# From the ground up: a package imports from its own floor (its own package there) and from the floors below.
+FLOORS = (
+    {"led", "decoding", "thinking", "data"},
+    {"sampler"},
+    {"engines"},
+    {"training", "evaluation"},
+    {"reporting"},
+    {"benchmarks"},
+    {"commands"},
+    {"train", "cli"},
+    {"toy"},
+)
+METHOD = ("led_rl.led", "led_rl.decoding", "led_rl.thinking")
+KNOW_VLLM = (
+    "led_rl.engines.vllm_plugin.",
+    "led_rl.engines.vllm_engine",
+    "led_rl.engines.vllm_server",
+    "led_rl.engines.timed_blocks",
+    "led_rl.engines.self_check",
+    "led_rl.training.rollout",
+)
 
 
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+MODULES = {module_name(path) for path in SOURCES}
+
+
 def imports(path: Path) -> set[str]:
-    """Dotted names of the modules that a file imports, in functions too; for `from a import b` both `a` and `a.b`."""
+    """Dotted names of the modules that a file imports, also inside its functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide which way they run"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                names.add(full if full in MODULES else str(node.module))
     return names
 
 
-IMPORTS = {module_name(path): imports(path) for path in SOURCES}
+IMPORTS = {module_name(path): imports(path) - {module_name(path)} for path in SOURCES}
 
 
-def top_level(names: set[str]) -> set[str]:
-    return {name.partition(".")[0] for name in names}
+def own(module: str) -> set[str]:
+    """The modules of this code base that a module imports."""
+    return IMPORTS[module] & MODULES
 
 
-def own(names: set[str]) -> set[str]:
-    """The modules of this code base among imported names."""
-    return names & set(IMPORTS)
-
-
-def foreign(names: set[str]) -> set[str]:
-    return top_level(names) - set(sys.stdlib_module_names) - {"led_rl", "rewards"}
+def foreign(module: str) -> set[str]:
+    """The distributions' packages that a module imports."""
+    return {name.partition(".")[0] for name in IMPORTS[module]} - set(sys.stdlib_module_names) - {"led_rl", "rewards"}
 
 
 def users_of(package: str) -> set[str]:
@@ -56,11 +78,22 @@ def users_of(package: str) -> set[str]:
     }
 
 
+def room(module: str) -> str:
+    """The package, or the module, directly under led_rl/ to which a module belongs."""
+    return module.split(".")[1]
+
+
+def floor(module: str) -> int:
+    """Counted from the ground; an error names a room that has no floor yet."""
+    found = [number for number, rooms in enumerate(FLOORS) if room(module) in rooms]
+    assert found, f"{module}: name its floor in FLOORS"
+    return found[0]
+
+
 def modules_loaded_by(statement: str) -> set[str]:
     code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     output = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT, env=environment
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT, env=clean_shell()
     )
     return set(json.loads(output.stdout))
 
@@ -68,8 +101,10 @@ def modules_loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     ("statement", "stays_out"),
     [
-        ("import led_rl", {"torch", "transformers", "trl", "vllm"}),
-        (f"import {', '.join(sorted(METHOD))}", {"transformers", "trl", "vllm", "datasets", "accelerate"}),
+        ("import led_rl; dir(led_rl)", {"torch", "numpy", "transformers", "trl", "vllm"}),
+        (f"import {', '.join(METHOD)}", {"transformers", "trl", "vllm", "datasets", "accelerate"}),
+        ("from led_rl import led_distribution, DecodingParams", {"transformers", "trl", "vllm"}),
+        ("import led_rl.cli", {"torch", "numpy", "transformers", "trl", "vllm"}),
         ("import rewards", {"torch", "transformers", "trl", "vllm", "sympy", "math_verify"}),
     ],
 )
@@ -77,50 +112,64 @@ def test_light_imports_stay_light(statement, stays_out):
     assert not modules_loaded_by(statement) & stays_out
 
 
-@pytest.mark.parametrize("module", sorted(METHOD))
+def test_imports_run_down():
+    wrong = []
+    for module in sorted(MODULES):
+        for name in sorted(own(module)):
+            if "." not in module or not module.startswith("led_rl.") or not name.startswith("led_rl."):
+                continue
+            mine, other = floor(module), floor(name)
+            if other > mine or (other == mine > 0 and room(module) != room(name)):
+                wrong.append(f"{module} imports {name}")
+    assert wrong == []
+
+
+def test_no_import_runs_in_a_circle():
+    """Depth first: an import of a module whose own imports are still being followed closes a circle."""
+    circles, finished = [], set()
+
+    def follow(path: list[str]) -> None:
+        for name in sorted(own(path[-1]) - finished):
+            if name in path:
+                circles.append(" -> ".join([*path[path.index(name) :], name]))
+            else:
+                follow([*path, name])
+        finished.add(path[-1])
+
+    for module in sorted(MODULES):
+        if module not in finished:
+            follow([module])
+    assert circles == []
+
+
+@pytest.mark.parametrize("module", METHOD)
 def test_the_method_knows_torch_numpy_and_itself(module):
-    assert own(IMPORTS[module]) <= METHOD
-    assert foreign(IMPORTS[module]) <= {"torch", "numpy"}
+    assert own(module) <= set(METHOD)
+    assert foreign(module) <= {"torch", "numpy"}
 
 
-ENGINES = sorted(module for module in IMPORTS if module.startswith("led_rl.engines."))
+def test_the_sampler_knows_no_engine():
+    for module in MODULES:
+        if module.startswith("led_rl.sampler"):
+            assert foreign(module) <= {"torch", "numpy", "triton", "numba", "llvmlite"}, module
 
 
-@pytest.mark.parametrize("module", ENGINES)
-def test_an_engine_knows_the_method_and_one_engine_library(module):
-    used = own(IMPORTS[module])
-    assert {name for name in used if not name.startswith("led_rl.engines")} <= METHOD
-    assert len(foreign(IMPORTS[module]) & {"vllm", "transformers"}) <= 1
-    assert foreign(IMPORTS[module]) <= {
-        "torch",
-        "numpy",
-        "triton",
-        "vllm",
-        "transformers",
-        "prometheus_client",
-        "numba",
-        "llvmlite",
-    }
-
-
-def test_only_the_engines_and_the_rollout_know_vllm():
-    assert users_of("vllm") <= {*ENGINES, "led_rl.training.rollout"}
+def test_few_modules_know_vllm():
+    assert [module for module in sorted(users_of("vllm")) if not module.startswith(KNOW_VLLM)] == []
     assert users_of("trl.generation") <= {"led_rl.training.rollout"}
 
 
 def test_rewards_stand_alone():
-    rewards = {module for module in IMPORTS if module.partition(".")[0] == "rewards"}
-    assert not users_of("led_rl") & rewards
+    assert not {module for module in users_of("led_rl") if module.partition(".")[0] == "rewards"}
 
 
-def test_nothing_imports_the_toy_but_the_toy():
-    assert {module for module in users_of("led_rl.toy") if not module.startswith("led_rl.toy")} == set()
+def test_nothing_imports_the_toy_or_the_entry_points():
+    for package in ("led_rl.toy", "led_rl.train", "led_rl.cli"):
+        assert {module for module in users_of(package) if not module.startswith("led_rl.toy")} == set()
 
 
-def test_nothing_imports_the_entry_points():
-    entries = {"led_rl.train", "led_rl.cli"}
-    others = {module for entry in entries for module in users_of(entry)} - entries
-    assert {module for module in others if not module.startswith("led_rl.toy")} == set()
+def test_seven_modules_at_most_lie_beside_the_packages():
+    assert len(list((ROOT / "led_rl").glob("*.py"))) <= 7
 
 
 def test_no_module_shadows_another():
@@ -129,8 +178,25 @@ def test_no_module_shadows_another():
         name for name, owners in packages_distributions().items() if set(owners) != {"led-rl"}
     }
     assert {"logging", "torch", "trl", "yaml"} <= taken
-    own_names = {path.stem if path.stem != "__init__" else path.parent.name for path in SOURCES}
-    assert own_names & taken == set()
+    for folder in (ROOT / "led_rl", ROOT / "rewards"):
+        names = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/*.py")}
+        assert names & taken == set()
+
+
+def test_the_tests_lie_where_their_packages_do():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        place = path.parent.relative_to(ROOT / "tests")
+        package = ROOT / place if place.parts[:1] == ("rewards",) else ROOT / "led_rl" / place
+        assert package.is_dir(), f"{path}: there is no {package.relative_to(ROOT)}"
+
+
+def test_names_of_the_public_face_exist():
+    import led_rl
+
+    for name in led_rl.__all__:
+        assert getattr(led_rl, name).__name__ == name
+    with pytest.raises(AttributeError, match="LEDTrainer"):
+        led_rl.LEDTrainer  # noqa: B018
 
 
 def recipe(name: str) -> dict:
