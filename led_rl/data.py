@@ -52,7 +52,7 @@ def read_jsonl(path: str | Path, limit: int | None = None) -> Iterator[tuple[int
     """
     path = Path(path)
     if not path.is_file():
-        raise DatasetError(f"{str(path)!r} is not a file")
+        raise DatasetError(f"file {str(path)!r} {'is a folder' if path.is_dir() else 'does not exist'}")
     rows = 0
     with path.open("rb") as lines:  # lines end at \n alone: U+2028 may stand within a text
         for number, line in enumerate(lines, start=1):
@@ -66,7 +66,7 @@ def read_jsonl(path: str | Path, limit: int | None = None) -> Iterator[tuple[int
                 raise DatasetError(f"{path}, line {number}: {error}") from error
             rows += 1
     if not rows:
-        raise DatasetError(f"{str(path)!r} has no rows")
+        raise DatasetError(f"file {str(path)!r} has no rows")
 
 
 def json_row(line: bytes) -> dict[str, Any]:

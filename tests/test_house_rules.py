@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -13,7 +14,19 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("led_rl/**/*.py"), *ROOT.glob("rewards/**/*.py")])
-METHOD = {"led_rl.led", "led_rl.decoding", "led_rl.thinking", "led_rl.engines.engine", "led_rl.evaluation.estimates"}
+METHOD = {"led_rl.led", "led_rl.decoding", "led_rl.thinking"}
+# The floors of led_rl, from the ground up: imports run down or stay on a floor, and the two middle rooms are apart.
+FLOORS = (
+    ("led", "decoding", "thinking"),
+    ("sampler",),
+    ("engines",),
+    ("data", "training", "evaluation"),
+    ("reporting",),
+    ("benchmarks",),
+    ("commands",),
+    ("train", "cli", "toy"),
+)
+APART = ({"training", "evaluation"},)
 
 
 def module_name(path: Path) -> str:
@@ -83,29 +96,98 @@ def test_the_method_knows_torch_numpy_and_itself(module):
     assert foreign(IMPORTS[module]) <= {"torch", "numpy"}
 
 
-ENGINES = sorted(module for module in IMPORTS if module.startswith("led_rl.engines."))
+def room(module: str) -> str:
+    """The package or module directly in led_rl that a module belongs to."""
+    return module.split(".")[1]
+
+
+def floor(module: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if room(module) in rooms)
+
+
+INSIDE = sorted(module for module in IMPORTS if module.startswith("led_rl."))
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_imports_run_down(module):
+    used = {name for name in own(IMPORTS[module]) if name.startswith("led_rl.")}
+    assert {name for name in used if floor(name) > floor(module)} == set()
+    for pair in APART:
+        if room(module) in pair:
+            assert {room(name) for name in used} & pair <= {room(module)}
+
+
+def test_there_is_no_import_circle():
+    graph = {module: own(names) - {module} for module, names in IMPORTS.items()}
+    TopologicalSorter(graph).prepare()  # CycleError names the modules
+
+
+ENGINES = sorted(module for module in INSIDE if room(module) in ("engines", "sampler"))
+ENGINE_LIBRARIES = {
+    "torch",
+    "numpy",
+    "triton",
+    "vllm",
+    "transformers",
+    "prometheus_client",
+    "numba",
+    "llvmlite",
+    "deepspeed",
+}
 
 
 @pytest.mark.parametrize("module", ENGINES)
-def test_an_engine_knows_the_method_and_one_engine_library(module):
-    used = own(IMPORTS[module])
-    assert {name for name in used if not name.startswith("led_rl.engines")} <= METHOD
+def test_an_engine_knows_one_engine_library(module):
+    assert foreign(IMPORTS[module]) <= ENGINE_LIBRARIES
     assert len(foreign(IMPORTS[module]) & {"vllm", "transformers"}) <= 1
-    assert foreign(IMPORTS[module]) <= {
-        "torch",
-        "numpy",
-        "triton",
-        "vllm",
-        "transformers",
-        "prometheus_client",
-        "numba",
-        "llvmlite",
-    }
+
+
+def test_the_sampler_knows_no_engine():
+    assert {module for module in users_of("vllm") | users_of("transformers") if room(module) == "sampler"} == set()
 
 
 def test_only_the_engines_and_the_rollout_know_vllm():
     assert users_of("vllm") <= {*ENGINES, "led_rl.training.rollout"}
     assert users_of("trl.generation") <= {"led_rl.training.rollout"}
+
+
+def test_every_patch_of_vllm_is_in_one_module():
+    """Only plugin.py assigns to what it imports from vLLM."""
+    for path in SOURCES:
+        if "vllm_plugin" not in path.parts or path.name == "plugin.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        foreign_names = {
+            alias.asname or alias.name.partition(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+            if (node.module if isinstance(node, ast.ImportFrom) else alias.name).startswith("vllm")
+        }
+        assigned = {
+            target.value.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)
+        }
+        assert not assigned & foreign_names, path
+
+
+def test_drawing_on_a_gpu_imports_no_numba():
+    statement = "import led_rl.sampler.request_decoder, led_rl.sampler.on_gpu.draw, led_rl.training.config"
+    assert not modules_loaded_by(statement) & {"numba", "llvmlite"}
+
+
+def test_at_most_seven_modules_lie_directly_in_led_rl():
+    assert len([path for path in (ROOT / "led_rl").glob("*.py") if path.stem != "__init__"]) <= 7
+
+
+def test_tests_mirror_the_packages():
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    homes = {path.parent.relative_to(ROOT / "led_rl") for path in (ROOT / "led_rl").rglob("*.py")}
+    homes |= {path.parent.relative_to(ROOT) for path in (ROOT / "rewards").rglob("*.py")}
+    assert folders <= homes
 
 
 def test_rewards_stand_alone():
@@ -129,8 +211,19 @@ def test_no_module_shadows_another():
         name for name, owners in packages_distributions().items() if set(owners) != {"led-rl"}
     }
     assert {"logging", "torch", "trl", "yaml"} <= taken
-    own_names = {path.stem if path.stem != "__init__" else path.parent.name for path in SOURCES}
+    own_names = {path.stem for folder in ("led_rl", "rewards") for path in (ROOT / folder).iterdir()}
+    assert {"training", "sampler", "grader"} <= own_names
     assert own_names & taken == set()
+
+
+def test_the_public_face_is_lazy():
+    import led_rl
+
+    for name in ("LEDGRPOTrainer", "LEDGRPOConfig", "DecodingParams", "led_distribution"):
+        assert getattr(led_rl, name).__name__ == name
+        assert name in dir(led_rl)
+    with pytest.raises(AttributeError, match="public names: DecodingParams"):
+        _ = led_rl.LEDTrainer
 
 
 def recipe(name: str) -> dict:

@@ -118,7 +118,8 @@ def same_answer(gold: str, answer: str) -> bool:
     except Unsupported:
         return _same_by_library(gold, answer)
     try:
-        answers = readings(answer)  # an integral left as it stands is no answer to a gold that is none
+        # If the answer still contains an integral and the gold does not, it is wrong: `readings` raises Unsupported.
+        answers = readings(answer)
     except TooLarge:
         if _same_writing(gold, answer):
             return True
