@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from led_rl.decoding import UserError
+from rewards.answer_text.braces import group_end
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -136,9 +137,5 @@ def extract_answer(text: str, extraction: str) -> str | None:
     if text[start : start + 1] != "{":
         unbraced = re.match(r"([^$\n]+)\$", text[start:])
         return unbraced[1].strip() if unbraced else None
-    depth = 0
-    for token in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):  # an escaped brace is no brace
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0:
-            return text[start + 1 : start + token.start()]
-    return None
+    closed = group_end(text, start)
+    return None if closed is None else text[start + 1 : closed - 1]

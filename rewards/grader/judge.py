@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rewards.answer_text.boxes import final_answer, final_boxes
-from rewards.choice_letter import letter_of
+from rewards.answer_text.letters import letter_of
 from rewards.grader.comparing.comparison import equal
 from rewards.grader.comparing.exact import NotRational, rational
 from rewards.grader.reading.notation import normalise
