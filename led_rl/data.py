@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from led_rl.decoding import UserError
+from rewards.answer_text.braces import group_end
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,7 +53,7 @@ def read_jsonl(path: str | Path, limit: int | None = None) -> Iterator[tuple[int
     """
     path = Path(path)
     if not path.is_file():
-        raise DatasetError(f"{str(path)!r} is not a file")
+        raise DatasetError(f"file {str(path)!r} {'is a folder' if path.is_dir() else 'does not exist'}")
     rows = 0
     with path.open("rb") as lines:  # lines end at \n alone: U+2028 may stand within a text
         for number, line in enumerate(lines, start=1):
@@ -66,7 +67,7 @@ def read_jsonl(path: str | Path, limit: int | None = None) -> Iterator[tuple[int
                 raise DatasetError(f"{path}, line {number}: {error}") from error
             rows += 1
     if not rows:
-        raise DatasetError(f"{str(path)!r} has no rows")
+        raise DatasetError(f"file {str(path)!r} has no rows")
 
 
 def json_row(line: bytes) -> dict[str, Any]:
@@ -136,9 +137,5 @@ def extract_answer(text: str, extraction: str) -> str | None:
     if text[start : start + 1] != "{":
         unbraced = re.match(r"([^$\n]+)\$", text[start:])
         return unbraced[1].strip() if unbraced else None
-    depth = 0
-    for token in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):  # an escaped brace is no brace
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0:
-            return text[start + 1 : start + token.start()]
-    return None
+    closed = group_end(text, start)
+    return None if closed is None else text[start + 1 : closed - 1]

@@ -196,9 +196,9 @@ def decoding_of(extra_args: Mapping[str, Any] | None) -> DecodingParams:
     """`DecodingParams.from_extra_args`, remembered: many requests ask for the same."""
     if not extra_args:
         return STANDARD
-    ours = ((k, *_typed(v)) for k, v in extra_args.items() if k.startswith(PREFIX))
+    keys = ((k, *_typed(v)) for k, v in extra_args.items() if k.startswith(PREFIX))
     try:
-        return _remembered(tuple(ours))
+        return _remembered(tuple(keys))
     except TypeError:  # a value that cannot be hashed is wrong: say so
         return DecodingParams.from_extra_args(extra_args)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from rewards.answer_text.braces import group_end
 from rewards.answer_text.completions import after_thinking, completion_texts
 
 BOX = "\\boxed{"
@@ -46,13 +47,9 @@ def _reward(answer: str | None, numbers: Any, target: Any) -> float | None:
 
 def boxed_answer(text: str) -> str | None:
     """The content of the last `\\boxed{...}`, by matching braces; None if there is none or it is never closed."""
-    _, found, content = text.rpartition(BOX)
-    depth = 1 if found else 0
-    for position, character in enumerate(content):
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if found and depth == 0:
-            return content[:position].strip()
-    return None
+    opened = text.rfind(BOX) + len(BOX) - 1
+    closed = group_end(text, opened) if opened >= len(BOX) - 1 else None
+    return None if closed is None else text[opened + 1 : closed - 1].strip()
 
 
 def solves(expression: str, numbers: Sequence[int], target: int) -> bool:

@@ -26,7 +26,7 @@ def check_golds(golds: Sequence[Any], kind: str = "math", workers: int | None = 
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     texts = [gold_text(gold) for gold in golds]
     if kind == "choice_letter":
-        from rewards.choice_letter import gold_letter
+        from rewards.answer_text.letters import gold_letter
 
         reasons = [None if gold_letter(gold) else "is not one choice letter" for gold in golds]
     else:

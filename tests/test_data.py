@@ -29,8 +29,8 @@ def test_rows_written_are_the_rows_read(tmp_path_factory, rows, limit):
     ("lines", "message"),
     [
         (['{"a": 1}', '{"a": 2'], "line 2: not JSON"),
-        (['{"a": 1}', "", "[1, 2]"], "line 3: a JSON object expected, got list"),
-        (['"text"'], "line 1: a JSON object expected, got str"),
+        (['{"a": 1}', "", "[1, 2]"], "line 3: a row must be an object, not list"),
+        (['"text"'], "line 1: a row must be an object, not str"),
         (["", "  "], "has no rows"),
     ],
 )
@@ -44,7 +44,7 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path, lines, message):
 
 def test_bytes_that_are_no_text_are_a_bad_line_too(tmp_path):
     (tmp_path / "rows.jsonl").write_bytes(b'{"a": 1}\n{"a": "\xff"}\n')
-    with pytest.raises(DatasetError, match=r"rows\.jsonl, line 2: not JSON"):
+    with pytest.raises(DatasetError, match=r"rows\.jsonl, line 2: not UTF-8"):
         read_rows(str(tmp_path / "rows.jsonl"))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from led_rl.benchmarks.shapes import Shape as BenchmarkShape
+from led_rl.reporting.console import text_table
 
 # Of one step, counted in the code: (states, phases, the final layer, scores and statistics; latent layers). On a CPU
 # calls into torch, NumPy and compiled loops (engines/cpu_draw.py), else launches, at depth 8 (engines/device_draw.py).
@@ -59,7 +60,7 @@ class Shape:
     depth: int
     itemsize: int  # bytes of a weight
     explored: float  # fraction of rows that explore
-    device: str  # cpu, where the engine leaves our rows' draw to us, or cuda
+    device: str  # cpu, where LED alone draws LED rows, or cuda, where vLLM draws every row, too
 
 
 @dataclass(frozen=True)
@@ -174,16 +175,14 @@ ARMS = {"top_k_control": "top_k_control", "led_coin": "coin", "led_marginal": "m
 def grid(shape: BenchmarkShape, explored: float, machine: Machine) -> str:
     """Predicted milliseconds of a standard step and ratios of LED to it, in bfloat16, by batch and context."""
     vocab, hidden, itemsize = shape.config["vocab_size"], shape.config["hidden_size"], torch.bfloat16.itemsize
-    lines = [
-        f"bfloat16, depth {shape.depth}, {explored:.0%} of the rows explore: predicted throughput / standard",
-        f"{'batch':>5}  {'context':>7}  {'standard ms/step':>16}  {'coin':>6}  {'marginal':>8}",
-    ]
+    lines = []
     for batch, context in product(BATCHES, CONTEXTS):
         step = standard_seconds(shape.config, batch, context, itemsize, machine)
         one = Shape(batch, vocab, hidden, shape.depth, itemsize, explored, "cuda")
         coin, marginal = (step / (step + added_cost(one, machine, arm).seconds) for arm in ("coin", "marginal"))
-        lines.append(f"{batch:5d}  {context:7d}  {1e3 * step:16.2f}  {coin:6.3f}  {marginal:8.3f}")
-    return "\n".join(lines)
+        lines.append([str(batch), str(context), f"{1e3 * step:.2f}", f"{coin:.3f}", f"{marginal:.3f}"])
+    title = f"bfloat16, depth {shape.depth}, {explored:.0%} of the rows explore: predicted throughput / standard"
+    return f"{title}\n{text_table(['batch', 'context', 'standard ms/step', 'coin', 'marginal'], lines)}"
 
 
 def predictions(

@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 from led_rl.benchmarks.ratios import Ratios, spread, within
+from led_rl.reporting.console import text_table
 
 STANDARD = "standard"
 
@@ -118,22 +119,17 @@ def summarise(blocks: Sequence[Block]) -> list[Summary]:
 
 def table(summaries: Sequence[Summary]) -> str:
     """The summaries of one batch and context, for a terminal."""
-    width = max(len(summary.arm) for summary in summaries)
-    heading = "ratio to standard [quartiles]      mean [95 % interval]     n"
-    lines = [f"{'':{width}}  tokens/s  ms/step  {heading}  explored  latents read"]
-    for summary in summaries:
-        ratio = f"{'-':>{len(heading)}}"
-        if (found := summary.ratios) is not None:
-            ratio = (
-                f"{within(found.median, found.quartiles):>29}  {within(found.mean, found.interval):>24}  {found.n:4d}"
-            )
-        explored = "       -" if summary.explored is None else f"{summary.explored:8.1%}"
-        read = "           -" if summary.read is None else f"{summary.read:12.1%}"
-        speed = f"{summary.tokens_per_s:8.0f}  {summary.ms_per_step:7.2f}"
-        lines.append(f"{summary.arm:{width}}  {speed}  {ratio}  {explored}  {read}")
-        if summary.added_peak_bytes is not None:
-            lines[-1] += f"  {summary.added_peak_bytes / 2**20:+,.0f} MiB at the peak"
-    return "\n".join(lines)
+    head = ["", "tokens/s", "ms/step", "ratio to standard [quartiles]", "mean [95 % interval]", "n", "explored"]
+    head += ["latents read", "MiB at the peak"]
+    lines = []
+    for one in summaries:
+        ratios = ["-", "-", "-"]
+        if (found := one.ratios) is not None:
+            ratios = [within(found.median, found.quartiles), within(found.mean, found.interval), str(found.n)]
+        shares = ["-" if share is None else f"{share:.1%}" for share in (one.explored, one.read)]
+        peak = "-" if one.added_peak_bytes is None else f"{one.added_peak_bytes / 2**20:+,.0f}"
+        lines.append([one.arm, f"{one.tokens_per_s:.0f}", f"{one.ms_per_step:.2f}", *ratios, *shares, peak])
+    return text_table(head, lines)
 
 
 def as_json(summaries: Sequence[Summary]) -> dict[str, Any]:

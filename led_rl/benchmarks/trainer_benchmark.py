@@ -1,17 +1,17 @@
 """`led-rl benchmark-trainer`: a training step of LEDGRPOTrainer beside one of TRL's GRPOTrainer, and where it goes.
 
-One process builds the trainers of one recipe: TRL's, twice, and ours with standard decoding (`led_trainer`); if the
-recipe's decoding is another, also ours with it. Each trains in a thread of its own, and a turn goes from one to the
-next, so that at any time a single one runs and the machine's drift cancels (benchmark_trainer_results.py). A turn lasts
-from the beginning of a step (TrainerCallback.on_step_begin) to the beginning of the next one: TRL generates inside
-`training_step`, so rollout, weight sync, rewards, loss, optimizer, logging and loading of prompts all lie within.
-Every trainer draws the same prompts, and before each step the random generators are seeded alike.
+One process builds the trainers of one recipe: TRL's, twice, and LEDGRPOTrainer with standard decoding (`led_trainer`);
+if the recipe's decoding is another, LEDGRPOTrainer with that, too. Each trains in a thread of its own, and a turn goes
+from one to the next, so that at any time a single one runs and the machine's drift cancels (trainer_results.py). A turn
+lasts from the beginning of a step (TrainerCallback.on_step_begin) to the beginning of the next one: TRL generates
+inside `training_step`, so rollout, weight sync, rewards, loss, optimizer, logging and loading of prompts all lie
+within. Every trainer draws the same prompts, and before each step the random generators are seeded alike.
 
 Plain TRL is `trl.GRPOTrainer` with the very values of the recipe; but TRL has no way to give `vllm.LLM` arguments. On a
-GPU, without `vllm_engine_arguments` in the recipe, it gets nothing of ours. Else its engine is built by
+GPU, without `vllm_engine_arguments` in the recipe, it gets nothing of led-rl's. Else its engine is built by
 `LEDVLLMGeneration` with LED off (EngineOptions(), no decoding in any request), from which it gets: on a CPU, float32
 and eager mode (CPU_ENGINE_ARGUMENTS) and linear weights that can be replaced; the recipe's `vllm_engine_arguments`; the
-run's seed for the engine; and the stopwatch around rollout and weight sync. Our trainer always has all that.
+run's seed for the engine; and the stopwatch around rollout and weight sync. LEDGRPOTrainer always has all that.
 """
 
 import json
@@ -78,15 +78,15 @@ def benchmark(options: Options) -> bool:
 
     with tempfile.TemporaryDirectory(prefix="led-rl-benchmark-trainer-") as folder:
         command = _recipe_command(options, Path(folder))
-        recipe, ours = _check(options, command)
+        recipe, measured = _check(options, command)
         longest = max(recipe.training.max_steps, options.steps * (options.rounds + WARM_UP) + 1)
         command += [*WATCHED, "--max_steps", str(longest)]
-        arms = (*BASELINES, *ours)  # an engine with LED comes last: it installs its sampler in this process
-        turns = Turns([(n, arm) for n in range(-WARM_UP, options.rounds) for arm in order_of_round(ours, n)])
+        arms = (*BASELINES, *measured)  # an engine with LED comes last: it installs its sampler in this process
+        turns = Turns([(n, arm) for n in range(-WARM_UP, options.rounds) for arm in order_of_round(measured, n)])
         trainers = {}
         for arm in arms:
             print(f"building {arm} ...", file=sys.stderr)
-            decoding = recipe.training.decoding if arm == ours[-1] else "standard"
+            decoding = recipe.training.decoding if arm == measured[-1] else "standard"
             place = ["--output_dir", str(Path(folder) / arm), "--decoding", decoding]
             trainers[arm] = _build(arm, [*command, *place])
         about = {
@@ -129,7 +129,7 @@ def _recipe_command(options: Options, folder: Path) -> list[str]:
 
 
 def _check(options: Options, command: Sequence[str]) -> tuple["Recipe", list[str]]:
-    """The recipe as given, and the arms that are ours."""
+    """The recipe as given, and the arms that are measured against TRL's."""
     from led_rl.training.recipe import load_recipe
 
     recipe = load_recipe(command)

@@ -1,8 +1,8 @@
 """What `led-rl benchmark-trainer` measures: blocks of steps, ratios to TRL's in the same round, and their table.
 
 A round gives every arm the same work: the same training steps, on the same prompts, from the same random numbers. Two
-trainers of TRL take part in it, built alike. A block of ours is compared with the geometric mean of theirs, and theirs
-with each other: that ratio is 1 but for noise, and its spread says what the machine can resolve.
+trainers of TRL take part in it, built alike. A block of LEDGRPOTrainer is compared with the geometric mean of TRL's,
+and TRL's with each other: that ratio is 1 but for noise, and its spread says what the machine can resolve.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from statistics import fmean, geometric_mean, median
 from typing import Any
 
 from led_rl.benchmarks.ratios import Ratios, spread, within
+from led_rl.reporting.console import text_table
 
 TRL, AGAIN, STANDARD = "trl", "trl_again", "led_trainer"
 BASELINES = (TRL, AGAIN)
@@ -50,10 +51,10 @@ class Summary:
     same_tokens: float | None  # fraction of the steps that sampled as many tokens as TRL's step of the same number
 
 
-def order_of_round(ours: Sequence[str], number: int) -> list[str]:
+def order_of_round(measured: Sequence[str], number: int) -> list[str]:
     """trl, A, trl_again, B, ...; every second round backwards, and A and B change places every two."""
-    first = number // 2 % len(ours)
-    one, *rest = [*ours[first:], *ours[:first]]
+    first = number // 2 % len(measured)
+    one, *rest = [*measured[first:], *measured[:first]]
     order = [TRL, one, AGAIN, *rest]
     return order if number % 2 == 0 else order[::-1]
 
@@ -103,26 +104,25 @@ def summarise(steps: Sequence[Step]) -> list[Summary]:
 
 def table(summaries: Sequence[Summary]) -> str:
     """Time and ratios of each arm, then the split of its step, for a terminal."""
-    width = max([len(summary.arm) for summary in summaries], default=0)
-    heading = "time / TRL's [quartiles]      mean [95 % interval]   per token [quartiles]     n  same"
-    lines = [f"{'':{width}}  s/step  tokens  us/token  {heading}"]
+    head = ["", "s/step", "tokens", "us/token", "time / TRL's [quartiles]", "mean [95 % interval]"]
+    head += ["per token [quartiles]", "n", "same"]
+    lines, split = [], []
     for one in summaries:
-        same = "   -" if one.same_tokens is None else f"{one.same_tokens:4.0%}"
+        same = "-" if one.same_tokens is None else f"{one.same_tokens:.0%}"
         mean = "-" if one.time is None else within(one.time.mean, one.time.interval)
-        ratios = f"{_ratio(one.time):>24}  {mean:>24}  {_ratio(one.time_per_token):>22}"
-        lines.append(
-            f"{one.arm:{width}}  {one.seconds:6.2f}  {one.tokens:6.0f}  {one.us_per_token:8.1f}  {ratios}  "
-            f"{one.time.n if one.time else 0:4d}  {same}"
-        )
-    lines += [
-        f"({TRL}: of its two trainers, one over the other: the noise. same: steps with as many tokens as TRL's)",
-        "",
-        f"{'seconds (share)':{width}}" + "".join(f"{part.replace('_', ' '):>16}" for part in PARTS),
-    ]
-    for one in summaries:
-        cells = [f"{one.split[p]:.3f} ({one.split[p] / one.seconds:4.0%})" if p in one.split else "-" for p in PARTS]
-        lines.append(f"{one.arm:{max(width, len('seconds (share)'))}}" + "".join(f"{cell:>16}" for cell in cells))
-    return "\n".join([*lines, f"(other: logging and loading data; of {TRL}, whatever is not listed)"])
+        ratios = [_ratio(one.time), mean, _ratio(one.time_per_token), str(one.time.n if one.time else 0)]
+        lines.append([one.arm, f"{one.seconds:.2f}", f"{one.tokens:.0f}", f"{one.us_per_token:.1f}", *ratios, same])
+        cells = [f"{one.split[p]:.3f} ({one.split[p] / one.seconds:.0%})" if p in one.split else "-" for p in PARTS]
+        split.append([one.arm, *cells])
+    return "\n".join(
+        [
+            text_table(head, lines),
+            f"({TRL}: of its two trainers, one over the other: the noise. same: steps with as many tokens as TRL's)",
+            "",
+            text_table(["seconds (share)", *(part.replace("_", " ") for part in PARTS)], split),
+            f"(other: logging and loading data; of {TRL}, whatever is not listed)",
+        ]
+    )
 
 
 def _ratio(ratios: Ratios | None) -> str:

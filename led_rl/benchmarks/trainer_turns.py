@@ -56,7 +56,7 @@ class Turns:
 class Stopwatch(TrainerCallback):
     """Lets a trainer train in its turns alone, `block` steps each, and measures every step to the next one's beginning.
 
-    Must be the first of the callbacks: what others do at a step's beginning belongs to the step, waiting does not.
+    Must be the first callback, so that time spent waiting for a turn is not counted and the other callbacks' time is.
     """
 
     def __init__(self, arm: str, trainer: Any, turns: Turns, block: int):

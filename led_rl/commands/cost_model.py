@@ -7,6 +7,7 @@ from pathlib import Path
 from led_rl.benchmarks.shapes import SHAPES
 from led_rl.commands.arguments import Parser, share
 from led_rl.decoding import UserError
+from led_rl.reporting.console import text_table
 
 DESCRIPTION = """\
 led-rl cost-model FILE: what the model predicts for a benchmark's sizes, beside what it measured.
@@ -53,11 +54,18 @@ def main(arguments: Sequence[str]) -> int:
     dtype = torch.bfloat16 if cuda else torch.float32
     machine = measure(torch.device("cuda" if cuda else "cpu"), dtype, model["vocab"], model["hidden"])
     print(machine)
-    print("batch  arm              added ms/step, predicted   measured   ratio to standard, predicted   measured")
-    for cell in cells:
-        for name, predicted, measured, standard in predictions(cell, settings, model, machine, dtype, cuda):
-            print(
-                f"{cell['batch']:5d}  {name:15s}  {predicted:24.2f}  {measured - standard:9.2f}"
-                f"  {standard / (standard + predicted):29.3f}  {standard / measured:9.3f}"
-            )
+    head = ["batch", "arm", "added ms/step, predicted", "measured", "ratio to standard, predicted", "measured"]
+    lines = [
+        [
+            str(cell["batch"]),
+            name,
+            f"{predicted:.2f}",
+            f"{measured - standard:.2f}",
+            f"{standard / (standard + predicted):.3f}",
+            f"{standard / measured:.3f}",
+        ]
+        for cell in cells
+        for name, predicted, measured, standard in predictions(cell, settings, model, machine, dtype, cuda)
+    ]
+    print(text_table(head, lines))
     return 0

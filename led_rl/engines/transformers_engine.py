@@ -13,7 +13,7 @@ from led_rl.thinking import ThinkMarkers
 
 
 class TransformersEngine:
-    """A causal LM of transformers as an `Engine` (led_rl/completion.py): batched, left-padded, with a KV cache.
+    """A causal LM of transformers as an `Engine` (engine.py): batched, left-padded, with a KV cache.
 
     Args:
         model: checkpoint folder or hub id, loaded in float32, or a loaded `PreTrainedModel`.

@@ -53,7 +53,7 @@ def request_decoder(llm: Any) -> "RequestDecoder | None":
 
 
 class VLLMEngine:
-    """vLLM as an `Engine` (led_rl/completion.py).
+    """vLLM as an `Engine` (engine.py).
 
     Args:
         model: checkpoint folder or hub id.

@@ -158,7 +158,7 @@ def sign_flip_test(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: 
     d = _rows(differences)[:, 0]
     if not d.size:
         return math.nan
-    if not d.any():
+    if d.size == 1 or not d.any():
         return 1.0
     test = stats.permutation_test(
         (d,),

@@ -1,4 +1,4 @@
-"""One step of the rows that decode in one way of ours: what a decoding (decodings/) is given and what it gives back."""
+"""One step of the rows that share a decoding: what a decoding (decodings/) is given and what it gives back."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +13,11 @@ from led_rl.sampler.request_slots import Needs
 
 
 class Read(NamedTuple):
-    """Latent layers that were read: of `rows`, or of all rows, of which those in `mask` count."""
+    """Latent layers that were read.
+
+    Either `rows` lists the rows that were read (CPU), or `rows` is None and `mask` says which of all rows are valid
+    (GPU, to avoid a sync).
+    """
 
     rows: Tensor | None  # (m,) indices of the step's rows, where they are known without a sync; None: all, m = n
     mask: Tensor | None  # (n,) bool if rows is None and not all count
@@ -34,11 +38,11 @@ class Draw(NamedTuple):
 
 @dataclass
 class Step:
-    """The rows of a step that decode in one way of ours."""
+    """The rows of a step that share a decoding."""
 
     logits: Tensor  # (n, vocab) float32, after temperature and everything that edits the final layer's logits
     rows: Tensor  # (n,) int64 rows of the engine's batch
-    settings: Tensor  # (n, columns) of decoding_slots
+    settings: Tensor  # (n, columns) of columns.py
     temperature: Tensor  # (n,), 1 for greedy rows
     uniform: Tensor  # (n,) float64 in [0, 1)
     needs: Needs
@@ -116,7 +120,7 @@ class Step:
 
 
 class LatentModel(Protocol):
-    """A model that kept the latent states of the step's rows (vllm_models.LatentStatesMixin)."""
+    """A model that kept the latent states of the step's rows (engines/vllm_plugin/models.py)."""
 
     led_states: Any
 

@@ -28,7 +28,7 @@ def build_trainer(recipe: Recipe, checked: Checked) -> LEDGRPOTrainer:
 
 
 def trainer_arguments(recipe: Recipe, checked: Checked) -> dict[str, Any]:
-    """What a GRPOTrainer, ours or TRL's, is built with."""
+    """What a GRPOTrainer, LED-RL's or TRL's, is built with."""
     training, model = recipe.training, recipe.model
     training.reward_weights = [float(reward.get("weight", 1.0)) for reward in recipe.run.rewards]
     training.model_init_kwargs = {

@@ -97,7 +97,10 @@ def _overrides(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _value_of(key: str, text: str) -> Any:
-    """What stands on the command line, read as in the file; but for keys that take text, `{problem}` is no mapping."""
+    """A value of the command line, parsed as YAML.
+
+    For keys that take text, a value that YAML reads as a mapping or list (`{problem}`) stays text.
+    """
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""GRPO with LED rollouts: TRL's trainer and the few methods in which ours differs."""
+"""GRPO with LED rollouts: TRL's trainer, and the few methods in which LEDGRPOTrainer differs."""
 
 import logging
 import time

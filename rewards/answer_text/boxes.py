@@ -2,10 +2,11 @@
 
 import re
 
+from rewards.answer_text.braces import group_end
+
 LONGEST_ANSWER = 2_000  # characters of one answer
 MOST_BOXES = 200
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _JOINED = re.compile(r"(?:[\s,;$.]|\\[,;:! ()\[\]]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|&|\*|~)*")
 _HAS_JOINT = re.compile(r",|;|\b(?:and|or)\b")
 _ANSWER_IS = re.compile(
@@ -84,14 +85,8 @@ def _box_spans(text: str) -> list[tuple[int, int, str]]:
 
 def _braced(text: str, start: int) -> tuple[int, str]:
     """End and content of the group that opens at `start`; an unclosed one ends with its line or formula."""
-    depth = 0
-    for match in _BRACE.finditer(text, start):
-        if match.group() == "{":
-            depth += 1
-        elif match.group() == "}":
-            depth -= 1
-            if depth == 0:
-                return match.end(), text[start + 1 : match.start()]
+    if (closed := group_end(text, start)) is not None:
+        return closed, text[start + 1 : closed - 1]
     tail = re.compile(r"(?<!\\)\$|\n|\\\]|\\\)").search(text, start)
     end = tail.start() if tail else len(text)
     return end, text[start + 1 : end].rstrip(" .")
@@ -119,9 +114,7 @@ def _bare(text: str) -> str | None:
     if not line or "\n" in line or len(line) > 500:
         return None
     prose = re.sub(r"\\[A-Za-z]+", " ", line)
-    if re.search(
-        r"\b(?:answers?|is|are|was|not|isn't|equals|so|thus|therefore|hence|think|maybe|because)\b", prose, re.I
-    ):
+    if _SENTENCE.search(prose):
         return None
     if "$" in line.strip("$.") and not re.match(r"\\?\$\s*\d", line):
         return None  # words around a formula

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rewards.answer_text.boxes import final_answer, final_boxes
-from rewards.choice_letter import letter_of
+from rewards.answer_text.letters import letter_of
 from rewards.grader.comparing.comparison import equal
 from rewards.grader.comparing.exact import NotRational, rational
 from rewards.grader.reading.notation import normalise
@@ -118,7 +118,8 @@ def same_answer(gold: str, answer: str) -> bool:
     except Unsupported:
         return _same_by_library(gold, answer)
     try:
-        answers = readings(answer)  # an integral left as it stands is no answer to a gold that is none
+        # If the answer still contains an integral and the gold does not, it is wrong: `readings` raises Unsupported.
+        answers = readings(answer)
     except TooLarge:
         if _same_writing(gold, answer):
             return True

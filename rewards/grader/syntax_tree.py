@@ -1,5 +1,6 @@
 """What an answer can be: expressions, and the collections, sets and relations built of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
@@ -170,7 +171,7 @@ Node: TypeAlias = (
     | Words
 )
 
-ZERO, ONE, MINUS_ONE = Number(Fraction(0)), Number(Fraction(1)), Number(Fraction(-1))
+ONE, MINUS_ONE = Number(Fraction(1)), Number(Fraction(-1))
 CONSTANTS = frozenset({"pi", "e", "i", "oo"})
 
 
@@ -214,3 +215,49 @@ def free_symbols(node: Node) -> frozenset[str]:
 def contains(node: Node, kind: type) -> bool:
     """Whether a node of this class stands anywhere in `node`."""
     return isinstance(node, kind) or any(contains(child, kind) for child in children(node))
+
+
+def substitute(node: Node, name: str, value: Node) -> Node:
+    """The node with a variable replaced."""
+    match node:
+        case Symbol(own):
+            return value if own == name else node
+        case Sum(parts):
+            return Sum(tuple(substitute(part, name, value) for part in parts))
+        case Product(parts):
+            return Product(tuple(substitute(part, name, value) for part in parts))
+        case Power(base, exponent):
+            return Power(substitute(base, name, value), substitute(exponent, name, value))
+        case Apply(function, parts):
+            return Apply(function, tuple(substitute(part, name, value) for part in parts))
+    return node
+
+
+def rebuilt(node: Node, change: Callable[[Node], Node]) -> Node:
+    """The node with every direct child changed."""
+    match node:
+        case Sum(parts):
+            return Sum(tuple(map(change, parts)))
+        case Product(parts):
+            return Product(tuple(map(change, parts)))
+        case Power(base, exponent):
+            return Power(change(base), change(exponent))
+        case Apply(function, parts):
+            return Apply(function, tuple(map(change, parts)))
+        case Bracketed(opening, closing, parts):
+            return Bracketed(opening, closing, tuple(map(change, parts)))
+        case SetOf(parts):
+            return SetOf(tuple(map(change, parts)))
+        case Listing(parts, joint):
+            return Listing(tuple(map(change, parts)), joint)
+        case Relation(parts, operators):
+            return Relation(tuple(map(change, parts)), operators)
+        case Ratio(parts):
+            return Ratio(tuple(map(change, parts)))
+        case SetOperation(operator, left, right):
+            return SetOperation(operator, change(left), change(right))
+        case Congruence(left, right, modulus):
+            return Congruence(change(left), change(right), change(modulus))
+        case Matrix(rows):
+            return Matrix(tuple(tuple(map(change, row)) for row in rows))
+    return node

@@ -61,7 +61,7 @@ def test_a_standard_step_reads_the_weights_and_the_cache():
 
 def test_hardware_that_is_not_at_hand_is_predicted_over_a_grid(capsys):
     assert main(["--hardware", "h200"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
     assert [row[:2] for row in rows] == [[str(b), str(c)] for b in BATCHES for c in CONTEXTS]
     assert all(float(marginal) < float(coin) < 1 for *_, coin, marginal in rows)
     for arguments in ([], ["some.json", "--hardware", "h200"], ["--hardware", "h200", "--explored", "2"]):

@@ -17,7 +17,6 @@ from led_rl.evaluation.estimates import (
     ratio_difference,
     ratio_interval,
     sign_flip_test,
-    student_quantile,
     wilson_interval,
 )
 
@@ -69,10 +68,10 @@ def test_wilson_equals_scipy(successes, n):
     assert (estimate.value, estimate.n) == (successes / n, n)
 
 
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 30, 1000])
-def test_student_quantile_equals_scipy(degrees):
-    for probability in (0.9, 0.95, 0.975):
-        assert student_quantile(probability, degrees) == pytest.approx(stats.t.ppf(probability, degrees), rel=1e-2)
+@pytest.mark.parametrize(("successes", "n"), [(3, 10), (57, 300), (1, 2)])
+def test_wilson_s_formula_for_mean_rates_goes_on_from_whole_counts(successes, n):
+    whole, fraction = wilson_interval(successes, n), wilson_interval(successes + 1e-9, n)
+    assert (fraction.low, fraction.high) == pytest.approx((whole.low, whole.high), abs=1e-8)
 
 
 def coverage(interval, truth, draws):

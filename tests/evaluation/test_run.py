@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from led_rl.commands.evaluation import main as evaluate_main
+from led_rl.cli import main as run_cli
+from led_rl.decoding import UserError
 from led_rl.engines.engine import Completion, Sampling
 from led_rl.evaluation.estimates import pass_at_k
 from led_rl.evaluation.problems import Problem, comparison_arms, load_problems, weights_of
@@ -319,16 +320,16 @@ def test_summary_file_is_plain_json(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"problem": "a"}\n{broken\n', "line 2 is not JSON"),
-        ('{"question": "a"}\n', "line 1 has no text under the key 'problem'"),
-        ('{"problem": "a", "id": 1}\n{"problem": "b", "id": 1}\n', "line 2 repeats the id '1'"),
-        ("\n", "holds no problems"),
+        ('{"problem": "a"}\n{broken\n', "line 2: not JSON"),
+        ('{"question": "a"}\n', "line 1: no text under the key 'problem'"),
+        ('{"problem": "a", "id": 1}\n{"problem": "b", "id": 1}\n', "line 2: repeats the id '1'"),
+        ("\n", "has no rows"),
     ],
 )
 def test_unusable_problem_files(tmp_path, content, message):
     path = tmp_path / "problems.jsonl"
     path.write_text(content)
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(UserError, match=message):
         load_problems(path)
 
 
@@ -336,7 +337,7 @@ def test_problems_are_read_with_their_columns(tmp_path):
     path = tmp_path / "problems.jsonl"
     path.write_text('{"problem": "a", "answer": "1", "id": "x"}\n\n{"problem": "b", "answer": "2"}\n{broken\n')
     assert load_problems(path, limit=2) == [Problem("x", "a", {"answer": "1"}), Problem("3", "b", {"answer": "2"})]
-    with pytest.raises(EvaluationError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist"):
         load_problems(tmp_path / "nowhere.jsonl")
 
 
@@ -375,7 +376,7 @@ def test_the_command_runs_end_to_end_on_a_tiny_model(tmp_path, capsys):
     command = ["--model", *models, "--data", str(data), "--reward", f"{__name__}:names_the_digit", "--n", "4"]
     command += ["--max-tokens", "10", "--depth", "2", "--k", "4", "--limit", "6", "--chunk", "3"]
     command += ["--engine", "transformers", "--output", str(tmp_path / "out")]
-    assert evaluate_main(command) == 0
+    assert run_cli(["evaluate", *command]) == 0
     printed = capsys.readouterr().out
     assert "led − standard" in printed
     records = read_records(tmp_path / "out")
@@ -384,18 +385,18 @@ def test_the_command_runs_end_to_end_on_a_tiny_model(tmp_path, capsys):
     }
     kept = {r["checkpoint"]: r["kept"] for r in records if r["kind"] == "problem" and r["problem"] == "1"}
     assert kept["base"] != kept["trained"]  # load_weights took effect
-    assert evaluate_main(command) == 0
+    assert run_cli(["evaluate", *command]) == 0
     assert printed.endswith(capsys.readouterr().out)  # nothing ran again: the same wall times
 
-    assert evaluate_main([*command, "--temperature", "0.7"]) == 2
+    assert run_cli(["evaluate", *command, "--temperature", "0.7"]) == 2
     assert "arms.led.sampling.temperature: recorded 1.0, now 0.7" in capsys.readouterr().err
     for wrong, message in (
         (["--decodings", "standard,beam"], "must be one of standard, led, top_k_control, led_reference; got 'beam'"),
         (["--model", "x=1", "x=2"], "two checkpoints are called 'x'"),
-        (["--data", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl' does not exist"),
         (["--reward-options", "[]"], "must be a JSON object"),
         (["--depth", "9"], "led_depth=9"),
         (["--reward", "no_such_reward"], "no_such_reward"),
     ):
-        assert evaluate_main([*command, *wrong, "--output", str(tmp_path / "other")]) == 2
+        assert run_cli(["evaluate", *command, *wrong, "--output", str(tmp_path / "other")]) == 2
         assert message in capsys.readouterr().err

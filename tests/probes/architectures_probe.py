@@ -20,7 +20,7 @@ from conftest import character_tokenizer  # noqa: E402
 
 from led_rl.engines.transformers_engine import TransformersEngine  # noqa: E402
 from led_rl.engines.vllm_engine import VLLMEngine  # noqa: E402
-from led_rl.engines.vllm_plugin import models as vllm_models  # noqa: E402
+from led_rl.engines.vllm_plugin import models  # noqa: E402
 
 LAYERS = 6
 SIZES = {
@@ -116,7 +116,7 @@ def register_classes() -> None:
     register = ModelRegistry.register_model
 
     def register_class(architecture, lazily):
-        register(architecture, getattr(vllm_models, lazily.partition(":")[2]))
+        register(architecture, getattr(models, lazily.partition(":")[2]))
 
     ModelRegistry.register_model = register_class
 

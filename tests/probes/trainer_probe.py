@@ -1,4 +1,4 @@
-"""Runs real trainers on real vLLM in a process of its own and saves what they did, for tests/test_trainer.py to judge.
+"""Runs real trainers on real vLLM in a process of its own and saves what they did: test_trainer.py judges it.
 
 trainer_probe.py train MODEL FOLDER     LED: four steps straight, checkpoints at 2 and 4
 trainer_probe.py resume MODEL FOLDER    LED: resumes at 2; standard decoding, ours and TRL's own trainer; no thinking
@@ -42,6 +42,7 @@ def settings(output_dir, **changes) -> LEDGRPOConfig:
         "temperature": 0.9,
         "top_p": 0.9,
         "min_p": 0.01,
+        "top_k": 20,
         "vllm_importance_sampling_clip_max": 1.0,
         "seed": 5,
         "use_cpu": True,
@@ -118,7 +119,7 @@ def train(model: str, folder: Path) -> dict:
 def resume(model: str, folder: Path) -> dict:
     resumed = build(RecordingLED, model, settings(folder / "resumed", decoding="led"))
     resumed.train(resume_from_checkpoint=str(folder / "led" / "checkpoint-2"))
-    ours = build(RecordingLED, model, settings(folder / "ours"))
+    ours = build(RecordingLED, model, settings(folder / "ours", train_support="vocabulary"))
     ours.train()
     args = settings(folder / "theirs")
     engine = partial(LEDVLLMGeneration, options=EngineOptions(), engine_arguments={"max_num_seqs": 16}, run_seed=5)

@@ -293,10 +293,10 @@ def test_console_table_is_aligned_plain_text_with_intervals_and_n():
     blocks = table.split("\n\n")
     assert len(blocks) == 5  # three checkpoints, their difference, the explanation
     assert blocks[0].startswith("base: 200 problems × 16 samples; time over 8 chunks; 3 samples could not be judged")
-    lines = blocks[0].splitlines()[1:]
-    assert len({len(line) for line in lines}) == 1
-    assert lines[0].split("  ")[-1].strip() == "led − top_k_control"
-    assert re.fullmatch(r"pass@1 \(%\)( +[+−]?\d+\.\d \[[+−]?\d+\.\d, [+−]?\d+\.\d\]){5}", lines[1])
+    head, rule, *lines = blocks[0].splitlines()[1:]
+    assert len({len(line) for line in (head, rule, *lines)}) == 1
+    assert head.split("  ")[-1].strip() == "led − top_k_control"
+    assert re.fullmatch(r"pass@1 \(%\)( +[+−]?\d+\.\d \[[+−]?\d+\.\d, [+−]?\d+\.\d\]){5}", lines[0])
     assert re.fullmatch(r"n problems( +200){5}", lines[-3])
     assert re.fullmatch(r"n samples( +3,199){3}( +6,398){2}", lines[-2])
     assert max(map(len, table.splitlines())) <= 150

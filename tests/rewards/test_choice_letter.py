@@ -3,7 +3,7 @@
 import pytest
 
 from rewards import load_reward
-from rewards.choice_letter import gold_letter, letter_of
+from rewards.answer_text.letters import gold_letter, letter_of
 
 
 @pytest.mark.parametrize(

@@ -181,9 +181,9 @@ INTEGERS = ("stride", "vocab", "columns", "statistics", "letters", "k", "latents
 @pytest.mark.parametrize("name", ["scan_tiles", "draw_final", "draw_latent", "write_policy"])
 def test_the_kernels_compile_for_hopper(name, complete, dtype):
     pytest.importorskip("triton")
-    from led_rl.sampler.on_gpu import kernels as draw_kernels
+    from led_rl.sampler.on_gpu import kernels
 
-    kernel = getattr(draw_kernels, name)
+    kernel = getattr(kernels, name)
     types = POINTERS | {"logits": f"*{dtype}"} | dict.fromkeys(INTEGERS, "i32")
     constants = {
         "WANTS_ENTROPY": complete,

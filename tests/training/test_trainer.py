@@ -15,9 +15,10 @@ from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
 from led_rl.led import entropy
+from led_rl.training.supported_loss import GAUGED
 
 LED = DecodingParams("led")
-SAMPLING = Sampling(temperature=0.9, top_p=0.9, min_p=0.01)
+SAMPLING = Sampling(temperature=0.9, top_p=0.9, top_k=20, min_p=0.01)
 STEPS = range(4)
 
 
@@ -57,7 +58,8 @@ def oracle_of(trained, probe, tmp_path_factory):
 def judge(oracle, prompt, completion):
     """Per completion token: log-probability under the behaviour policy and the policy, phase, and LED's quantities.
 
-    The behaviour policy is mu while thinking, standard sampling after; the policy is softmax(logits / T).
+    The behaviour policy is mu while thinking, standard sampling after; the policy is softmax(logits / T) over the
+    support of the behaviour policy, of which `mass` is the whole policy's.
     """
     thinking = torch.tensor(oracle.markers(LED).thinking_mask(prompt, completion))
     led, posteriors = oracle.distributions(prompt + completion[:-1], LED, SAMPLING.temperature)
@@ -68,9 +70,12 @@ def judge(oracle, prompt, completion):
     mu = torch.zeros_like(final).scatter_(-1, led.candidates[rows], led.mu[rows])
     behaviour = torch.where(thinking[:, None], mu, standard_policy(logits, SAMPLING))
     tokens = torch.tensor(completion)[:, None]
+    mass = (final * (behaviour > 0)).sum(-1)
     return {
         "behaviour": behaviour.gather(-1, tokens)[:, 0].log(),
-        "policy": final.gather(-1, tokens)[:, 0].log(),
+        "policy": (final.gather(-1, tokens)[:, 0] / mass).log(),
+        "support": behaviour > 0,
+        "mass": mass,
         "thinking": thinking,
         "confidence": led.confidence[rows],
         "entropy_mu": entropy(led.mu[rows]),
@@ -165,6 +170,42 @@ def test_importance_ratios_are_truncated_token_by_token(judged):
             )
             torch.testing.assert_close(step["old_per_token_logps"][i][mask], expected["policy"], atol=1e-5, rtol=0)
     assert clipped > 20
+
+
+def test_the_loss_gets_the_support_of_every_token(judged):
+    at_the_edge = 0
+    for step, rows in judged:
+        for i, expected in enumerate(rows):
+            mask = step["completion_mask"][i].bool()
+            found = torch.zeros_like(expected["support"])
+            for token, ids in enumerate(step["support_ids"][i][mask].tolist()):
+                found[token, [one for one in ids if one >= 0]] = True
+            at_the_edge += int((found != expected["support"]).any(-1).sum())
+            assert (step["support_ids"][i][~mask] == -1).all()
+            led = step["support_explored"][i][mask] >= 0
+            assert torch.equal(led, expected["thinking"])
+    assert at_the_edge <= 2  # an id whose probability is the truncation's own may fall on either side
+
+
+def test_the_support_s_mass_is_logged(trained, judged):
+    logs = [entry for entry in trained["log_history"] if "reward" in entry]
+    for entry, (_, rows) in zip(logs, judged, strict=True):
+        mass = torch.cat([row["mass"] for row in rows])
+        gauged = mass[torch.linspace(0, len(mass) - 1, min(GAUGED, len(mass))).long()]
+        assert entry["led/support_mass"] == pytest.approx(gauged.mean().item(), abs=1e-4)
+
+
+def test_ratios_are_logged_by_class_of_token(trained, judged):
+    logs = [entry for entry in trained["log_history"] if "reward" in entry]
+    for entry, (_, rows) in zip(logs, judged, strict=True):
+        thinking = torch.cat([row["thinking"] for row in rows])
+        ratio = torch.cat([(row["policy"] - row["behaviour"]).exp() for row in rows])
+        explored = 1 - torch.cat([row["confidence"] for row in rows])
+        answer, share = ratio[~thinking], explored[thinking]
+        assert entry["correction/answer/ratio_mean"] == pytest.approx(answer.mean().item(), abs=1e-4)
+        assert entry["correction/answer/ratio_max"] == pytest.approx(answer.max().item(), abs=1e-4)
+        expected = (ratio[thinking] * share).sum() / share.sum()
+        assert entry["correction/explored/ratio_mean"] == pytest.approx(expected.item(), abs=1e-3)
 
 
 def test_the_ratio_weighs_every_token_of_the_loss(judged):

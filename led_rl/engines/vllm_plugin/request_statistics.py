@@ -1,4 +1,4 @@
-"""What our decodings did for each request: in the request's output, and as Prometheus counters of a server.
+"""What LED did for each request: in the request's output, and as Prometheus counters of a server.
 
 The sums of a step's rows leave the device together with the step's tokens (`RequestDecoder.step_sums`) and ride on the
 `ModelRunnerOutput` to the scheduler. It hands a finished request's sums on in `kv_transfer_params`, the one dict that
@@ -28,11 +28,11 @@ def request_statistics(sums: Sequence[float]) -> dict[str, Any]:
     """A request's statistics as its output shows them, from its sums (columns of `RequestDecoder.totals`).
 
     Returns:
-        rows: tokens drawn in a way of ours, the thinking ones as a rule. explored: of those, from the latent branch (a
-        marginal draw counts its probability). read: rows whose latent layers were read. confidence (max p_L) and
+        rows: tokens drawn as the request asks, the thinking ones as a rule. explored: of those, from the latent branch
+        (a marginal draw counts its probability). read: rows whose latent layers were read. confidence (max p_L) and
         entropy_mu (nats, of what the token was drawn from): means over `rows`, None without rows. depth: list, entry j
-        the number of rows that aggregated j latent layers. entropy_final: mean, if the engine counts it.
-        With n > 1 all are over the samples together.
+        the number of rows that aggregated j latent layers. entropy_final: mean, if the engine counts it. With n > 1 all
+        are over the samples together.
     """
     values = named_statistics(sums)
     rows = values["rows"]
@@ -56,7 +56,7 @@ def decoder_of(runner: Any) -> RequestDecoder | None:
 def sample_tokens_and_sums(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps `Worker.sample_tokens`, which both runners answer: the step's output takes its sums along.
 
-    The copy to the host was put on the stream before the one of the tokens, whose event is thus ours too.
+    The copy of the sums to the host was put on the stream before that of the tokens: who waits for the tokens has both.
     """
 
     def sample_tokens(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -101,11 +101,13 @@ class Batch:
     """A batch, for as long as the same requests go on, and the sums after its last accepted step.
 
     Attributes:
-        generation: of the worker's slots (DecodingSlots): another one if a request was admitted, perhaps anew, or left.
+        generation: of the worker's slots (DecodingSlots): changes whenever a request joins (or rejoins after
+        preemption)
+            or leaves.
         row_of: rows of the batch, by request.
         step: (rows, 1 + statistics) of each request: tokens that the worker knew when it admitted the request (more at
             the next admission; 0 for requests that decode as usual), then its sums since.
-        streams: whether a request of ours has stop strings.
+        streams: whether a LED request has stop strings.
     """
 
     def __init__(self, generation: int, row_of: dict[str, int], step: np.ndarray, streams: bool):
@@ -132,11 +134,11 @@ class Followed:
 
 
 def hand_sums_on(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps `Scheduler.update_from_output`: outputs of requests of ours that end carry their sums.
+    """Wraps `Scheduler.update_from_output`: outputs of LED requests that end carry their sums.
 
-    So does every output of a request with stop strings, as only the front end knows when such a one ends. Sums are
-    taken of tokens that the scheduler accepted; those of a step that a preemption made void are drawn again. Most steps
-    accept a token of every request of the batch before them: these follow all requests at once.
+    So does every output of a request with stop strings, as only the front end knows when such a one ends. Only
+    tokens that the scheduler accepted count: a step that a preemption made void is drawn again. The fast path: if the
+    batch is unchanged and every request got a token, all requests are updated at once.
     """
 
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -173,7 +175,7 @@ def hand_sums_on(original: Callable[..., Any]) -> Callable[..., Any]:
         for output in given if batch.streams else [output for output in given if output.finish_reason is not None]:
             request = requests.get(output.request_id)
             if request is None or not hasattr(request, "led_followed"):
-                continue  # not ours, or it failed before its first token
+                continue  # a standard request, or it failed before its first token
             if output.finish_reason is not None or request.sampling_params.stop:
                 sums = request.led_followed.sums().tolist()
                 output.kv_transfer_params = {**(output.kv_transfer_params or {}), KEY: sums}
@@ -186,28 +188,28 @@ def name_and_count(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps `OutputProcessor.process_outputs`: names the sums, adds up the samples of n > 1, and counts what ends."""
 
     def process_outputs(self: Any, engine_core_outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
-        ours = []
+        named = []
         for output in engine_core_outputs:
             given = output.kv_transfer_params
             state = self.request_states.get(output.request_id) if given is not None and KEY in given else None
             if state is None:
                 continue
             sums = given[KEY]
-            ours.append((output.request_id, sums))
+            named.append((output.request_id, sums))
             if state.parent_req is not None:
                 samples = vars(state.parent_req).setdefault("led_sums", {})
                 samples[output.request_id] = sums
                 sums = [sum(column) for column in zip(*samples.values(), strict=True)]
             output.kv_transfer_params = {**given, KEY: request_statistics(sums)}
         result = original(self, engine_core_outputs, *args, **kwargs)
-        count([sums for request_id, sums in ours if request_id not in self.request_states])
+        count([sums for request_id, sums in named if request_id not in self.request_states])
         return result
 
     return process_outputs
 
 
 def register_counters(original: Callable[..., None]) -> Callable[..., None]:
-    """Wraps `OutputProcessor.__init__`, so that /metrics shows our counters before the first request."""
+    """Wraps `OutputProcessor.__init__`, so that /metrics shows LED's counters before the first request."""
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
@@ -222,7 +224,7 @@ def counters() -> dict[str, Any]:
     from prometheus_client import Counter
 
     what = {
-        "requests": "Sequences that asked for a decoding of ours and have ended",
+        "requests": "Sequences that asked for a decoding other than standard and have ended",
         "rows": "Their tokens drawn in that way",
         "explored": "Of these, from the latent branch",
         "read": "Of these, with latent layers read",

@@ -55,8 +55,7 @@ def _take_tokens_on_device(
 
 
 if triton is not None:
-    # A step that nobody announced, such as vLLM's dummy batches, has the rows of the one before: they must not lead
-    # beyond its tokens.
+    # vLLM's dummy batches do not call LatentStates.begin, so `rows` is stale: it is clamped to this step's tokens.
     @triton.jit(do_not_specialize=["tokens"])
     def _keep(
         hidden,  # (tokens, width)

@@ -12,7 +12,7 @@ from torch import Tensor
 from led_rl.sampler.backend import Asked, Batch, PartDraw
 from led_rl.sampler.columns import LED, NORMED
 from led_rl.sampler.latent_layers import LatentStatistics, triton
-from led_rl.sampler.on_gpu import kernels as draw_kernels
+from led_rl.sampler.on_gpu import kernels
 from led_rl.sampler.on_gpu.kernels import POSTERIOR, TILE, WEIGHT
 from led_rl.sampler.request_slots import DecodingSlots, Needs, compiles
 from led_rl.sampler.step import Draw, Read
@@ -107,8 +107,8 @@ def draw_on_device(batch: Batch, asked: Asked, workspace: Workspace) -> tuple[Te
     sizes = {"WANTS_ENTROPY": asked.wants_entropy, "CANDIDATES": width, "LAYERS": layers}
 
     of_tiles = workspace.best, workspace.totals, workspace.weighted
-    draw_kernels.scan_tiles[(rows, tiles)](logits, *of_tiles, stride, vocab, asked.wants_entropy)
-    draw_kernels.draw_final[(rows,)](
+    kernels.scan_tiles[(rows, tiles)](logits, *of_tiles, stride, vocab, asked.wants_entropy)
+    kernels.draw_final[(rows,)](
         logits,
         *of_tiles,
         index,
@@ -144,7 +144,7 @@ def draw_on_device(batch: Batch, asked: Asked, workspace: Workspace) -> tuple[Te
         layers_read = order if needs.order is None else needs.order
         assert layers_read is not None
         latent = model.latent_statistics(layers_read, rows, candidates, workspace.scale[:rows], normed, wanted)
-    draw_kernels.draw_latent[(rows,)](
+    kernels.draw_latent[(rows,)](
         *latent,
         index,
         slots.settings,
@@ -175,7 +175,7 @@ def write_policy(scores: Tensor, active: Tensor, candidates: Tensor, policy: Ten
     """Writes the log-policies (rows, k) of rows that are active over (rows, vocab) log-probabilities, in place."""
     (rows, vocab), k = scores.shape, candidates.shape[1]
     each_tile = rows, triton.cdiv(vocab, TILE)
-    draw_kernels.write_policy[each_tile](
+    kernels.write_policy[each_tile](
         scores, active, candidates.contiguous(), policy.contiguous(), scores.stride(0), vocab, k
     )
     return scores

@@ -5,7 +5,7 @@
     draw_latent   one program a row: aggregates, j*, q, the token, statistics
     write_policy  over (row, tile): log-policies over the engine's log-probabilities, where these are asked for
 
-They do the arithmetic of led_rl/led.py, decoding_slots.py and counter_rng.py, to which tests compare them. Rows that
+They do the arithmetic of led_rl/led.py, request_slots.py and uniforms.py, to which tests compare them. Rows that
 decode as usual run along, and what is written of them is unspecified but in range.
 
 Every size of a block is fixed or follows from the model and the largest k: a row's result depends neither on the
@@ -170,7 +170,7 @@ if triton is not None:
         is_active = tl.load(thinks + phase) & (position >= known - 1)
         tl.store(active + row, is_active)
 
-        # The uniform number: counter_rng.uniforms.
+        # The uniform number: uniforms.py.
         x = tl.load(setting + _KEY).to(tl.uint64, bitcast=True)
         x += (position + 1).to(tl.uint64, bitcast=True) * tl.full((), 0x9E3779B97F4A7C15, tl.uint64)
         x = (x ^ (x >> 30)) * tl.full((), 0xBF58476D1CE4E5B9, tl.uint64)
@@ -224,7 +224,8 @@ if triton is not None:
         tl.store(figure + _WEIGHT, tl.where(led, weight, 0.0))
         tl.store(wanted + row, is_active & led & ((weight > 0) | (read_all != 0)))  # of weight 0, q does not count
 
-        # Here every warp has read the state, long ago. Rows of the spare slot all write the one that it has.
+        # Safe to store: all reads of `state` are above. Rows without a LED request share the spare slot and write its
+        # unchanged value, so the race is harmless.
         tl.store(state + slot, phase)
 
         # What the latent layers are asked.
@@ -308,13 +309,13 @@ if triton is not None:
 
         # The token: led.inverse_cdf.
         mixed = _normalised((1 - weight) * b + weight * q, 0)
-        ours = tl.where(reads, tl.where(coin, tl.where(weight > 0, q, b), mixed), b)
-        cdf = tl.cumsum(ours, 0)
-        drawable = ours > 0
+        drawn_from = tl.where(reads, tl.where(coin, tl.where(weight > 0, q, b), mixed), b)
+        cdf = tl.cumsum(drawn_from, 0)
+        drawable = drawn_from > 0
         drawn = tl.min(tl.where(drawable & (cdf > uniform * tl.max(cdf, 0)), index, CANDIDATES), 0)
         drawn = tl.minimum(drawn, tl.max(tl.where(drawable, index, 0), 0))
         tl.store(tokens + row, tl.load(candidates + row * k + drawn))
-        tl.store(policy + row * k + index, ours, mask=index < k)
+        tl.store(policy + row * k + index, drawn_from, mask=index < k)
 
         # Statistics.
         column = tl.arange(0, STATISTICS)
@@ -322,7 +323,7 @@ if triton is not None:
         added = tl.where(column == _ROWS, 1.0, 0.0).to(tl.float64)
         added = tl.where(column == _EXPLORED, weight, added)
         added = tl.where(column == _CONFIDENCE, confidence, added)
-        added = tl.where(column == _ENTROPY, _entropy(ours, 0), added)
+        added = tl.where(column == _ENTROPY, _entropy(drawn_from, 0), added)
         if WANTS_ENTROPY:
             added = tl.where(column == _ENTROPY_FINAL, tl.load(figure + _ENTROPY_OF_FINAL), added)
         added = tl.where(column == tl.where(reads, _DEPTHS + chosen, -1), 1.0, added)

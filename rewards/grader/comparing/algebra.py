@@ -104,6 +104,3 @@ def same_by_library(gold: str, answer: str) -> bool:
     if not all(parsed):
         return False
     return bool(math_verify.verify(*parsed, strict=True, timeout_seconds=None))
-
-
-__all__ = ["library", "same_by_library", "same_solutions"]

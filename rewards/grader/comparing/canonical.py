@@ -1,23 +1,18 @@
 """An answer without its wording: labels, chains of equalities, plus-minus signs and approximations resolved."""
 
-from collections.abc import Callable
-
 from rewards.grader.comparing.amounts import as_decimal, same_amount, split_unit
 from rewards.grader.comparing.numeric import Undefined, real_value
 from rewards.grader.syntax_tree import (
     Apply,
     Bracketed,
-    Congruence,
     Listing,
     Matrix,
     Node,
     PlusMinus,
     Power,
     Product,
-    Ratio,
     Relation,
     SetOf,
-    SetOperation,
     Sum,
     Symbol,
     TooLarge,
@@ -26,6 +21,7 @@ from rewards.grader.syntax_tree import (
     contains,
     free_symbols,
     negative,
+    rebuilt,
 )
 
 WORST_APPROXIMATION = 0.1  # relative
@@ -43,8 +39,6 @@ def canonical(node: Node) -> Node:
             inner = canonical(item)
             items += inner.items if isinstance(inner, Listing) and contains(item, PlusMinus) else [inner]
         return SetOf(tuple(items)) if isinstance(node, SetOf) else Listing(tuple(items), node.joint)
-    if isinstance(node, Bracketed) and contains(node, PlusMinus) and not isinstance(node, Relation):
-        return Listing(tuple(dict.fromkeys(canonical(side) for side in _both_signs(node))))
     if contains(node, PlusMinus):
         return Listing(tuple(dict.fromkeys(canonical(side) for side in _both_signs(node))))
     if isinstance(node, Relation):
@@ -65,36 +59,6 @@ def _signed(node: Node, minus: bool) -> Node:
         operand = _signed(node.operand, minus)
         return negative(operand) if minus != node.flipped else operand
     return rebuilt(node, lambda child: _signed(child, minus))
-
-
-def rebuilt(node: Node, change: Callable[[Node], Node]) -> Node:
-    """The node with every direct child changed."""
-    match node:
-        case Sum(parts):
-            return Sum(tuple(map(change, parts)))
-        case Product(parts):
-            return Product(tuple(map(change, parts)))
-        case Power(base, exponent):
-            return Power(change(base), change(exponent))
-        case Apply(function, parts):
-            return Apply(function, tuple(map(change, parts)))
-        case Bracketed(opening, closing, parts):
-            return Bracketed(opening, closing, tuple(map(change, parts)))
-        case SetOf(parts):
-            return SetOf(tuple(map(change, parts)))
-        case Listing(parts, joint):
-            return Listing(tuple(map(change, parts)), joint)
-        case Relation(parts, operators):
-            return Relation(tuple(map(change, parts)), operators)
-        case Ratio(parts):
-            return Ratio(tuple(map(change, parts)))
-        case SetOperation(operator, left, right):
-            return SetOperation(operator, change(left), change(right))
-        case Congruence(left, right, modulus):
-            return Congruence(change(left), change(right), change(modulus))
-        case Matrix(rows):
-            return Matrix(tuple(tuple(map(change, row)) for row in rows))
-    return node
 
 
 def _relation(node: Relation) -> Node:

@@ -81,8 +81,7 @@ def _constant_ratio(first: Node, second: Node) -> int | None:
 
 def _is_constant(node: Node, symbols: list[str]) -> bool:
     from rewards.grader.comparing.numeric import same_value
-    from rewards.grader.comparing.real_sets import substitute
-    from rewards.grader.syntax_tree import Number
+    from rewards.grader.syntax_tree import Number, substitute
 
     def at(point: Fraction) -> Node:
         placed = node

@@ -17,7 +17,7 @@ from rewards.grader.syntax_tree import (
     TooLarge,
     Unit,
 )
-from rewards.grader.units import DEGREE, PERCENT
+from rewards.grader.units import PERCENT
 
 MOST_BITS = 200_000  # of an exact integer
 LARGEST_FACTORIAL = 10_000
@@ -205,6 +205,3 @@ def _inverse(value: int) -> int:
     if value % PRIME == 0:
         raise ZeroDivisionError
     return pow(value, -1, PRIME)
-
-
-__all__ = ["DEGREE", "NotRational", "integer_root", "rational", "residue"]

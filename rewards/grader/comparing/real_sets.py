@@ -13,12 +13,9 @@ from rewards.grader.syntax_tree import (
     Bracketed,
     Listing,
     Node,
-    Power,
-    Product,
     Relation,
     SetOf,
     SetOperation,
-    Sum,
     Symbol,
     Unreadable,
     free_symbols,
@@ -209,19 +206,3 @@ def _half_line(operator: str, bound: Node) -> RealSet:
     if operator in (">", ">="):
         return RealSet((_interval(bound, operator == ">=", INFINITY, False),))
     return RealSet((_interval(MINUS_INFINITY, False, bound, operator == "<="),))
-
-
-def substitute(node: Node, name: str, value: Node) -> Node:
-    """The node with a variable replaced."""
-    match node:
-        case Symbol(own):
-            return value if own == name else node
-        case Sum(parts):
-            return Sum(tuple(substitute(part, name, value) for part in parts))
-        case Product(parts):
-            return Product(tuple(substitute(part, name, value) for part in parts))
-        case Power(base, exponent):
-            return Power(substitute(base, name, value), substitute(exponent, name, value))
-        case Apply(function, parts):
-            return Apply(function, tuple(substitute(part, name, value) for part in parts))
-    return node

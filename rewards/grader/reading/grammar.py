@@ -5,8 +5,8 @@ It reads the whole input or raises Unreadable: no prefix of an answer is ever ta
 
 from fractions import Fraction
 
-from rewards.grader.reading.reader_atoms import AtomReader
-from rewards.grader.reading.tokens import CURRENCIES, Token, repeating_value
+from rewards.grader.reading.atoms import AtomReader
+from rewards.grader.reading.tokens import CURRENCIES, Token
 from rewards.grader.syntax_tree import (
     Congruence,
     Listing,
@@ -26,7 +26,6 @@ from rewards.grader.syntax_tree import (
     negative,
     reciprocal,
 )
-from rewards.grader.units import word_unit
 
 RELATIONS = {
     "=": "=",
@@ -260,6 +259,3 @@ def _transposed(node: Node) -> Node:
     if isinstance(node, Matrix):
         return Matrix(tuple(zip(*node.rows, strict=True)))
     raise Unreadable("a transposed expression")
-
-
-__all__ = ["LatexReader", "read_tokens", "repeating_value", "word_unit"]

@@ -171,7 +171,7 @@ def _plain_characters(text: str) -> str:
             written.append(unicodedata.normalize("NFKC", character))
     if superscript:
         written.append(f"^{{{superscript}}}")
-    return "".join(written).replace(r"}\overline{", "").replace("{}", "{}")
+    return "".join(written).replace(r"}\overline{", "")
 
 
 def _depth(text: str) -> int:

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from rewards.grader.reading.grammar import read_tokens
 from rewards.grader.reading.notation import normalise
+from rewards.grader.reading.number_words import BASES
 from rewards.grader.reading.tokens import Token, tokenise
 from rewards.grader.reading.wording import MOST_WORDS, as_words, in_words, without_leading_words
 from rewards.grader.syntax_tree import (
@@ -12,7 +13,6 @@ from rewards.grader.syntax_tree import (
     Listing,
     Node,
     Product,
-    Symbol,
     TooLarge,
     Unit,
     Unreadable,
@@ -29,10 +29,6 @@ _BASED = re.compile(
     r"|\s*\(?(?:\\text\s*\{)?\s*\(?(?:in )?base[ ~-]?\s*\}?\s*(?P<base>\d{1,2}|[a-z]+)\s*\)?\}?\)?)$"
 )
 _LOOSE_UNIT = frozenset("msghLNJWVAK")
-_BASE_NAMES = {name: number for number, name in enumerate(
-    str.split(
-    "zero one two three four five six seven eight nine ten eleven twelve"
-))} | {"sixteen": 16}  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
@@ -164,7 +160,7 @@ def _based(text: str) -> Based | None:
         return None
     digits = (match["bracketed"] or match["digits"]).upper()
     name = match["subscript"] or match["base"]
-    base = int(name) if name.isdigit() else _BASE_NAMES.get(name, 0)
+    base = int(name) if name.isdigit() else BASES.get(name, 0)
     if not 2 <= base <= 36 or base == 10:
         return None
     if base != 16 and not any(digit.isdigit() for digit in digits):
@@ -174,6 +170,3 @@ def _based(text: str) -> Based | None:
     except ValueError:
         return None
     return Based(digits.lstrip("0") or "0", base, match["sign"] == "-" and value != 0)
-
-
-__all__ = ["Symbol", "has_dimension", "loose_unit_reading", "readings"]

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rewards.answer_text.braces import group_end
 from rewards.grader.syntax_tree import TooLarge, Unreadable
 from rewards.grader.units import BARE_UNITS, CURRENCY_SIGNS, MEANINGFUL_WORDS, MULTIPLIERS
 
@@ -75,7 +76,8 @@ def _tokens(text: str, prose: bool, depth: int) -> list[Token]:
             tokens.append(Token("truncated", truncated[1], after_space=space))
             position = truncated.end()
         elif opened := _TEXT.match(text, position):
-            end = group_end(text, opened.end() - 1)
+            if (end := group_end(text, opened.end() - 1)) is None:
+                raise Unreadable("unbalanced braces")
             content = text[opened.end() : end - 1]
             word = content.strip()
             plain = "math" in opened.group() or "operatorname" in opened.group() or r"\b" in opened.group()
@@ -140,21 +142,6 @@ def _variables(run: str) -> bool:
     if not any(vowel in lower for vowel in "aeiou") and len(run) <= 4:
         return True
     return any(set(lower) <= set(group) for group in _VARIABLE_GROUPS) and list(lower) == sorted(set(lower))
-
-
-def group_end(text: str, start: int) -> int:
-    """Position after the brace that closes the one at `start`. Raises Unreadable if it is never closed."""
-    depth = 0
-    position = start
-    while position < len(text):
-        if text[position] == "\\":
-            position += 2
-            continue
-        depth += (text[position] == "{") - (text[position] == "}")
-        position += 1
-        if depth == 0:
-            return position
-    raise Unreadable("unbalanced braces")
 
 
 def _check_size(number: str) -> None:

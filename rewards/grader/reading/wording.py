@@ -3,6 +3,7 @@
 import re
 from fractions import Fraction
 
+from rewards.grader.reading.number_words import SMALL
 from rewards.grader.syntax_tree import MINUS_ONE, Node, Number, Product, SetOf, Symbol, Words
 
 MOST_WORDS = 15
@@ -31,10 +32,6 @@ _PHRASES: dict[str, Node] = {
     **dict.fromkeys(("all real numbers", "all reals", "all real x", "every real number"), Symbol("set R")),
 }  # fmt: skip
 _PHRASES |= {"noon": Words("time 12:00"), "midnight": Words("time 0:00")}
-_SMALL = str.split(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-)
 _TENS = {name: 10 * (index + 2) for index, name in enumerate(
     str.split(
     "twenty thirty forty fifty sixty seventy eighty ninety"
@@ -106,8 +103,8 @@ def number_in_words(text: str) -> int | None:
         return None
     total = current = 0
     for word in words:
-        if word in _SMALL:
-            current += _SMALL.index(word)
+        if word in SMALL:
+            current += SMALL.index(word)
         elif word in _TENS:
             current += _TENS[word]
         elif word == "hundred" and 0 < current < 100:

@@ -18,7 +18,6 @@ from typing import Any
 
 from rewards.grader.workers.process import MEMORY_EXIT, START_LIMIT, PoolError, Worker
 
-__all__ = ["PoolError", "WorkerPool", "close_shared_pools", "default_workers", "shared_pool"]
 LOG = logging.getLogger(__name__)
 CRASHES_IN_A_ROW = 50  # without one finished job in between: the machine is broken, not an answer
 

@@ -8,7 +8,7 @@ import torch
 from hopper import compile_for_hopper
 from subprocesses import run_command
 
-from led_rl.engines.vllm_plugin import row_copies as state_kernels
+from led_rl.engines.vllm_plugin import row_copies
 from led_rl.engines.vllm_plugin.row_copies import BLOCK, keep_every_row, keep_rows, take_tokens
 
 WIDTHS = (7, BLOCK, 2 * BLOCK + 96)
@@ -30,7 +30,7 @@ def differences(device: str) -> dict[str, float]:
             for other in (residual, None):
                 whole = hidden + residual if other is not None else hidden
                 kept = torch.full((8, width), 7.0, dtype=dtype, device=device)
-                state_kernels._keep_rows_on_device(hidden, other, rows.to(device), kept, 5)
+                row_copies._keep_rows_on_device(hidden, other, rows.to(device), kept, 5)
                 expected = torch.full_like(kept, 7.0)
                 expected[:5] = whole[rows[:5].to(device)]
                 found[f"{width} {dtype} {other is not None}"] = relative(kept, expected)
@@ -38,7 +38,7 @@ def differences(device: str) -> dict[str, float]:
     for dtype in (torch.int32, torch.int64):
         outputs = torch.full((2, 8), 7, device=device)
         inputs = ids.to(device, dtype), positions.to(device), stale.to(device)
-        state_kernels._take_tokens_on_device(*inputs, outputs[0], outputs[1], 5)
+        row_copies._take_tokens_on_device(*inputs, outputs[0], outputs[1], 5)
         expected = torch.full((2, 8), 7)
         expected[:, :5] = torch.stack([ids, positions])[:, stale[:5].clamp_max(9)]
         found[f"tokens {dtype}"] = float((outputs.cpu() - expected).abs().max())
@@ -80,9 +80,9 @@ def test_the_kernels_compile_for_hopper(residual):
     types |= dict.fromkeys(("rows", "positions", "tokens_out", "positions_out"), "*i64") | {"token_ids": "*i32"}
     types |= dict.fromkeys(("tokens", "width", "hidden_stride", "residual_stride", "count"), "i32")
     constants = {"BLOCK": BLOCK} | ({} if residual else {"residual": None})
-    compile_for_hopper(state_kernels._keep, types, constants, ("hidden", "kept", "width", "hidden_stride"))
+    compile_for_hopper(row_copies._keep, types, constants, ("hidden", "kept", "width", "hidden_stride"))
     if residual:
-        compile_for_hopper(state_kernels._take, types, {"BLOCK": BLOCK})
+        compile_for_hopper(row_copies._take, types, {"BLOCK": BLOCK})
 
 
 if __name__ == "__main__":

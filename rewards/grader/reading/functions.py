@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from rewards.grader.reading.reader_brackets import BracketReader
+from rewards.grader.reading.brackets import BracketReader
 from rewards.grader.reading.tokens import FUNCTIONS
 from rewards.grader.syntax_tree import (
     ONE,

@@ -2,8 +2,8 @@
 
 from fractions import Fraction
 
-from rewards.grader.reading.reader_brackets import OPENING
-from rewards.grader.reading.reader_functions import FunctionReader
+from rewards.grader.reading.brackets import OPENING
+from rewards.grader.reading.functions import FunctionReader
 from rewards.grader.reading.tokens import CURRENCIES, FUNCTIONS, repeating_value
 from rewards.grader.syntax_tree import (
     Apply,

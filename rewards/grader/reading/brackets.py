@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from rewards.grader.reading.reader_state import TokenReader
+from rewards.grader.reading.token_reader import TokenReader
 from rewards.grader.reading.tokens import Token
 from rewards.grader.syntax_tree import (
     Apply,

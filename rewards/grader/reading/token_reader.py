@@ -1,22 +1,10 @@
 """State of the parser: the tokens, where it is, and how deep."""
 
+from rewards.grader.reading.number_words import BASES
 from rewards.grader.reading.tokens import Token
 from rewards.grader.syntax_tree import Node, TooLarge, Unreadable
 
 DEEPEST = 120  # nested calls of sum, sign and exponent
-_NUMBER_NAMES = {
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-    "twelve": "12",
-    "sixteen": "16",
-}
 
 
 class TokenReader:
@@ -88,4 +76,5 @@ class TokenReader:
             if depth == 0:
                 break
             parts.append(token.text)
-        return _NUMBER_NAMES.get("".join(parts[1:]).lower(), "".join(parts[1:]))
+        name = "".join(parts[1:])
+        return str(BASES.get(name.lower(), name))
