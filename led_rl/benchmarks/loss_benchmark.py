@@ -90,8 +90,8 @@ def benchmark(work: Work, output: Path) -> str:
     sampled, vocabulary = found["sampled"], found["vocabulary"]
     seconds = spread([ours / theirs for (ours, _), (theirs, _) in zip(sampled, vocabulary, strict=True)])
     mebibytes = spread([ours / theirs for (_, ours), (_, theirs) in zip(sampled, vocabulary, strict=True)])
-    report = {"machine": machine(), "versions": versions(), "work": asdict(work), "measured": found}
-    report |= {"seconds": seconds and asdict(seconds), "memory": mebibytes and asdict(mebibytes)}
+    report: dict[str, Any] = {"machine": machine(), "versions": versions(), "work": asdict(work), "measured": found}
+    report |= {name: ratios and asdict(ratios) for name, ratios in (("seconds", seconds), ("memory", mebibytes))}
     (output / RESULTS).write_text(json.dumps(report, indent=1), encoding="utf-8")
     return _table(work, vocab, found, seconds, mebibytes)
 
@@ -136,7 +136,6 @@ def _table(
         written += [] if ratios is None else [within(ratios.mean, ratios.interval)]
         lines.append([what, *(f"{value:.3f}" for value in middle), *written, str(work.rounds)])
     head = ["one update", *ARMS, "sampled / vocabulary [quartiles]", "mean [95 % interval]", "n"]
-    title = (
-        f"{work.shape}: vocabulary {vocab:,}, {work.completions} completions of up to {work.tokens} tokens, k {work.k}"
-    )
+    size = f"{work.completions} completions of up to {work.tokens} tokens"
+    title = f"{work.shape}: vocabulary {vocab:,}, {size}, k {work.k}"
     return f"{title}\n{text_table(head, lines)}"
