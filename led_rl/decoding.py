@@ -18,6 +18,7 @@ DRAWS = ("coin", "marginal")
 AGGREGATIONS = ("cumulative_sum", "mean_all", "max_entropy_layer", "product")
 THINK_STARTS = ("prompt", "marker")
 MARKER_LENGTH = 64
+LARGEST_INTEGER = 2**31 - 1  # of any request key; an engine bounds k and token ids further
 
 
 class UserError(ValueError):
@@ -92,6 +93,11 @@ class DecodingParams:
                 )
             if not isinstance(marker, str):
                 object.__setattr__(self, name, _integers(name, marker))
+        if self.start_marker == self.end_marker:
+            raise DecodingError(
+                f"{PREFIX}_start_marker and {PREFIX}_end_marker must differ, got {self.start_marker!r} for both: "
+                "thinking would never end"
+            )
 
     @property
     def is_standard(self) -> bool:
@@ -120,11 +126,16 @@ class DecodingParams:
         return layers
 
     def to_extra_args(self) -> dict[str, Any]:
-        """The request's `extra_args` / `vllm_xargs`; empty for standard decoding."""
+        """The request's `extra_args` / `vllm_xargs`; empty for standard decoding.
+
+        The depth is always named: without it a request takes the engine's.
+        """
         if self.is_standard:
             return {}
         default = DecodingParams(decoding=self.decoding)
         extra_args: dict[str, Any] = {f"{PREFIX}_decoding": self.decoding}
+        if self.reads_latents and self.latent_layers is None:
+            extra_args[f"{PREFIX}_depth"] = self.depth
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
             if value != getattr(default, name):
@@ -140,15 +151,22 @@ class DecodingParams:
         """
         known = {f"{PREFIX}_{f.name}": f.name for f in fields(cls)}
         given: dict[str, Any] = {}
+        switched: dict[str, str] = {}
         for key, value in (extra_args or {}).items():
             if key == PREFIX:
                 if value not in (0, 1):
                     raise DecodingError(f"led must be true or false, got {value!r}")
-                given.setdefault("decoding", "led" if value else "standard")
+                switched["decoding"] = "led" if value else "standard"
             elif key in known:
                 given[known[key]] = value
             elif key.startswith(PREFIX + "_"):
                 raise DecodingError(f"unknown request key {key!r}; allowed: {', '.join([PREFIX, *known])}")
+        if switched and given.get("decoding", switched["decoding"]) != switched["decoding"]:
+            raise DecodingError(
+                f"{PREFIX} stands for {PREFIX}_decoding: {switched['decoding']}, and {PREFIX}_decoding is "
+                f"{given['decoding']!r}; leave one of them out"
+            )
+        given |= switched
         if set(given) - {"decoding"} and "decoding" not in given:
             keys = ", ".join(f"{PREFIX}_{name}" for name in given)
             raise DecodingError(f"{keys} given without a decoding; add led: true or {PREFIX}_decoding")
@@ -170,8 +188,8 @@ def _integers(name: str, values: object) -> tuple[int, ...]:
 
 
 def _integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DecodingError(f"{PREFIX}_{name} must be an integer >= {least}, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST_INTEGER:
+        raise DecodingError(f"{PREFIX}_{name} must be an integer >= {least} and <= {LARGEST_INTEGER}, got {value!r}")
 
 
 def decoding_of(extra_args: Mapping[str, Any] | None) -> DecodingParams:

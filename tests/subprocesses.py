@@ -11,6 +11,12 @@ BIN = Path(sys.executable).parent
 DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+def clean_shell(**changes: str) -> dict[str, str]:
+    """The environment of `env -i PATH HOME`, and what keeps a test offline: nothing that the test session has set."""
+    path = f"{BIN}:{os.environ['PATH']}"
+    return {"PATH": path, "HOME": os.environ.get("HOME", "/"), "HF_HUB_OFFLINE": "1"} | changes
+
+
 def run_command(*arguments: object, timeout: float = 240.0, status: int = 0, **environment: str) -> str:
     """Output of a command in the repository root; an AssertionError with its tail if its exit status is another.
 

@@ -84,7 +84,7 @@ def test_the_defaults_are_the_paper_s():
         start_marker="<think>",
         end_marker="</think>",
     )
-    assert DecodingParams("led").to_extra_args() == {"led_decoding": "led"}
+    assert DecodingParams("led").to_extra_args() == {"led_decoding": "led", "led_depth": 8}
 
 
 def test_led_is_short_for_its_decoding_and_flags_may_be_numbers():

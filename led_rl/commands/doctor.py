@@ -34,7 +34,7 @@ DISTRIBUTIONS = {  # names of a distribution, the first installed one counts, an
     ("deepspeed",): "warn",
 }
 PLUGIN = "led_rl"
-VARIABLES = ("LED_RL_DEPTH", "LED_RL_LATENT_LAYERS", "LED_RL_FINAL_ENTROPY", "LED_RL_DEFAULT")
+VARIABLES = ("LED_RL_DEPTH", "LED_RL_LATENT_LAYERS", "LED_RL_FINAL_ENTROPY", "LED_RL_DEFAULT", "LED_RL_MAX_K")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

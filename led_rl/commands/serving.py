@@ -13,27 +13,36 @@ from typing import Any
 
 from led_rl.commands.arguments import Parser, count
 from led_rl.decoding import PREFIX, DecodingError, DecodingParams, UserError
+from led_rl.sampler.capture_options import MAX_K
 
 PROGRAM = "led-rl serve"
 DEPTH = 8
 # The engine learns these options from the environment, and names its variables in errors.
-OPTIONS = {"LED_RL_DEPTH": "--led-depth", "LED_RL_LATENT_LAYERS": "--led-layers", "LED_RL_DEFAULT": "--led-default"}
+OPTIONS = {
+    "LED_RL_DEPTH": "--led-depth",
+    "LED_RL_LATENT_LAYERS": "--led-layers",
+    "LED_RL_DEFAULT": "--led-default",
+    "LED_RL_MAX_K": "--led-max-k",
+}
 HELP = """\
-usage: led-rl serve [--led-depth N] [--led-layers L,L,...] [--led-default KEY=VALUE,...] MODEL [options of vllm serve]
+usage: led-rl serve [--led-depth N] [--led-layers L,L,...] [--led-max-k K] [--led-default KEY=VALUE,...] MODEL
+                    [options of vllm serve]
 
-  --led-depth N                the largest LED depth that requests may ask for (default 8)
+  --led-depth N                the largest LED depth that requests may ask for, and get if they name none (default 8)
   --led-layers L,L,...         capture these latent layers instead of the last N-1
   --led-default KEY=VALUE,...  decoding of requests that carry no led key of their own, e.g. led=1,led_k=8; may be
                                repeated. A request opts out with led: 0.
+  --led-max-k K                the most candidates (led_k) that requests may ask for (default 128)
 
 A request chooses its decoding by flat keys in `vllm_xargs`: led, led_depth, led_k, ... (docs/serving.md).
-Defaults that differ from those of vLLM: --logprobs-mode processed_logprobs; on a CPU --dtype float32 --enforce-eager.
+Defaults that differ from those of vLLM: --logprobs-mode processed_logprobs; on a CPU --dtype float32
+--enforce-eager --no-enable-chunked-prefill.
 vLLM's options follow; --help=all lists every one.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serves until interrupted; returns the exit status.
+    """Serves until interrupted; returns the exit status, 1 if the engine died.
 
     Raises:
         UserError: options that cannot work; names them.
@@ -49,13 +58,13 @@ def main(arguments: Sequence[str]) -> int:
     from led_rl.engines.vllm_server import serve
 
     try:
-        serve(vllm_arguments, led.led_depth, led.led_layers, led.led_default)
+        served = serve(vllm_arguments, led.led_depth, led.led_layers, led.led_default, led.led_max_k)
     except DecodingError as error:
         message = str(error)
         for variable, option in OPTIONS.items():
             message = message.replace(variable, option)
         raise UserError(message) from error
-    return 0
+    return 0 if served else 1
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -63,6 +72,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(PROGRAM, usage=argparse.SUPPRESS, add_help=False)
     parser.add_argument("--led-depth", type=count, default=DEPTH)
     parser.add_argument("--led-layers", type=_layers)
+    parser.add_argument("--led-max-k", type=count, default=MAX_K)
     parser.add_argument("--led-default", type=_pairs, action="append", default=[])
     led, rest = parser.parse_known_args(arguments)
     led.led_default = {key: value for pairs in led.led_default for key, value in pairs.items()}

@@ -138,6 +138,29 @@ def keep_weights_replaceable() -> None:
     replace(utils, "dispatch_cpu_unquantized_gemm", lambda original: read_live_weight)
 
 
+def tell_of_a_dead_engine(tell: Callable[[], None]) -> None:
+    """Calls `tell` when an engine that died ends its server.
+
+    Symptom: a server whose engine died exits with status 0, so that what started it sees success. Cause: the front end
+    ends as if it had been asked to. An output handler that a shutdown cancelled is no death. See
+    SOURCE/entrypoints/launchers/launcher.py (`terminate_if_errored`).
+    """
+    from vllm.entrypoints.launchers import launcher
+    from vllm.entrypoints.serve.exception_handling.handlers import vllm_error
+
+    def make(original: Callable[..., None]) -> Callable[..., None]:
+        def terminate_if_errored(server: Any, engine: Any) -> None:
+            original(server, engine)
+            handler = getattr(engine, "output_handler", None)
+            if engine.errored and not engine.is_running and not (handler is not None and handler.cancelled()):
+                tell()
+
+        return terminate_if_errored
+
+    for module in (launcher, vllm_error):
+        replace(module, "terminate_if_errored", make)
+
+
 def empty_llvmlite_library() -> None:
     """Gives llvmlite's library object an empty instance dict.
 

@@ -11,7 +11,7 @@ from vllm.sampling_params import SamplingParams
 
 from led_rl.decoding import PREFIX, DecodingError, DecodingParams, decoding_of
 from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
-from led_rl.sampler.capture_options import DEFAULT_VARIABLE, DEPTH_VARIABLE, EngineOptions
+from led_rl.sampler.capture_options import DEFAULT_VARIABLE, DEPTH_VARIABLE, MAX_K_VARIABLE, EngineOptions
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
 MOST_REMEMBERED = 4096  # decodings: clients choose their markers
@@ -23,7 +23,7 @@ def check_request(params: Any, processor: Any) -> None:
     `processor`: vLLM's InputProcessor, which remembers what was found right: many requests ask for the same.
     """
     try:
-        decoding = decoding_of(params.extra_args)
+        decoding = decoding_of(with_depth(params.extra_args, processor.led_options))
         if decoding.is_standard or decoding in processor.led_allowed:
             return
         check_engine(decoding, processor.led_options, processor.vllm_config)
@@ -51,9 +51,9 @@ def read_default(options: EngineOptions, vllm_config: Any, tokenizer: Any) -> di
         default = json.loads(text or "{}")
         if not isinstance(default, dict):
             raise DecodingError("it is not a JSON object")
-        if stray := [key for key in default if not is_ours(key)]:
+        if stray := [key for key in default if not is_led_key(key)]:
             raise DecodingError(f"{stray[0]!r} is not one of its keys, which start with {PREFIX}")
-        decoding = DecodingParams.from_extra_args(default)
+        decoding = DecodingParams.from_extra_args(with_depth(default, options))
         if not decoding.is_standard:
             check_engine(decoding, options, vllm_config)
             check_markers(decoding, tokenizer)
@@ -62,16 +62,34 @@ def read_default(options: EngineOptions, vllm_config: Any, tokenizer: Any) -> di
     return default
 
 
-def with_default(params: Any, default: Mapping[str, Any]) -> Any:
-    """A copy of sampling parameters that carries the default keys, unless they name a decoding themselves."""
-    if not default or not isinstance(params, SamplingParams) or any(map(is_ours, params.extra_args or ())):
+def with_default(params: Any, default: Mapping[str, Any], options: EngineOptions) -> Any:
+    """A copy of sampling parameters that names its decoding whole.
+
+    Parameters without a key of LED carry the default keys, and those that name no depth take the engine's.
+    """
+    if not isinstance(params, SamplingParams):
+        return params
+    given = params.extra_args or {}
+    extra_args = with_depth(given if any(map(is_led_key, given)) else {**given, **default}, options)
+    if extra_args == given:
         return params
     params = params.clone()  # one object may stand for many requests, to several engines
-    params.extra_args = {**(params.extra_args or {}), **default}
+    params.extra_args = extra_args
     return params
 
 
-def is_ours(key: str) -> bool:
+def with_depth(extra_args: Mapping[str, Any] | None, options: EngineOptions) -> dict[str, Any]:
+    """Request keys that read latent layers and name neither depth nor layers, with those that the engine captures."""
+    keys = dict(extra_args or {})
+    named = {f"{PREFIX}_depth", f"{PREFIX}_latent_layers"} & keys.keys()
+    if not options.depth or named or not decoding_of(keys).reads_latents:
+        return keys
+    if options.latent_layers:
+        return {**keys, f"{PREFIX}_latent_layers": list(options.latent_layers)}
+    return {**keys, f"{PREFIX}_depth": options.depth} if options.depth > 1 else keys
+
+
+def is_led_key(key: str) -> bool:
     return key == PREFIX or key.startswith(PREFIX + "_")
 
 
@@ -106,6 +124,16 @@ def check_engine(decoding: DecodingParams, options: EngineOptions, vllm_config: 
     for reason, applies in refusals.items():
         if applies:
             raise DecodingError(reason)
+    if decoding.k > options.max_k:
+        raise DecodingError(
+            f"led_k={decoding.k} is more than the {options.max_k} candidates that this engine allows a request "
+            f"({MAX_K_VARIABLE}={options.max_k})"
+        )
+    vocabulary = model_config.get_vocab_size()
+    for name in ("start_marker", "end_marker"):
+        marker = getattr(decoding, name)
+        if outside := [token for token in marker if not isinstance(marker, str) and token >= vocabulary]:
+            raise DecodingError(f"led_{name} names tokens {outside}; token ids of this model are 0 to {vocabulary - 1}")
     num_layers = model_config.hf_text_config.num_hidden_layers
     captured = options.captured_layers(num_layers)
     if missing := [layer for layer in decoding.layers(num_layers) if layer not in captured]:
@@ -167,7 +195,11 @@ def give_default(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps `InputProcessor.process_inputs`: requests that name no decoding get the default one."""
 
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(self, request_id, prompt, with_default(params, self.led_default), *args, **kwargs)
+        try:
+            params = with_default(params, self.led_default, self.led_options)
+        except DecodingError as error:
+            raise VLLMValidationError(str(error), parameter="extra_args") from error
+        return original(self, request_id, prompt, params, *args, **kwargs)
 
     return process_inputs
 

@@ -1,0 +1,66 @@
+"""The README's first script, run as it is printed from a clean shell; and paths that the documents name."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from subprocesses import ROOT, clean_shell
+
+
+def first_script() -> str:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1, f"the README's script no longer holds {old!r} once"
+    return text.replace(old, new)
+
+
+def test_the_first_script_trains(tiny_model, tmp_path):
+    script = first_script()
+    assert len(script.splitlines()) <= 20
+    rows = [{"prompt": [{"role": "user", "content": f"say {letter}"}], "solution": "1"} for letter in "abcdefgh"]
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    script = replaced(script, '"Qwen/Qwen3-0.6B"', repr(tiny_model))
+    script = replaced(
+        script,
+        'load_dataset("trl-lib/DeepMath-103K", split="train")',
+        f'load_dataset("json", data_files="{data}")["train"]',
+    )
+    small = "max_steps=2, max_completion_length=8, per_device_train_batch_size=4, num_generations=4, report_to='none',"
+    small += "vllm_max_model_length=128, use_cpu=True, bf16=False, vllm_mode='colocate', vllm_enable_sleep_mode=False,"
+    script = replaced(script, "LEDGRPOConfig(", f"LEDGRPOConfig({small}")
+    (tmp_path / "script.py").write_text(script)
+    ran = subprocess.run(
+        [sys.executable, "script.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=clean_shell(),
+        timeout=600,
+    )
+    assert ran.returncode == 0, ran.stderr[-6000:]
+    states = list(tmp_path.glob("*/checkpoint-2/trainer_state.json"))
+    assert len(states) == 1
+    logged = json.loads(states[0].read_text())["log_history"]
+    assert any(entry.get("led/explored_fraction", 0) > 0 for entry in logged), logged
+
+
+FILES = {path.relative_to(ROOT).as_posix() for folder in ("led_rl", "rewards", "tests", "docs", "recipes", "launch")
+         for path in (ROOT / folder).rglob("*.*")}  # fmt: skip
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_that_a_document_names_exists(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    named = set(re.findall(r"[`(]((?:[\w-]+/)*\w+\.(?:py|md|yaml|json|sh))\b", text))
+    made = ("warmup.json", "benchmark.json", "manifest.json", "summary.json", "recipe.json", "trainer_state.json")
+    missing = {
+        name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in FILES | {"CONTRIBUTING.md"})
+    }
+    assert {name for name in missing if not name.endswith(made)} == set()
