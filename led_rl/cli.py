@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "led_rl.commands.trainer_benchmark:main",
         "time of a training step, beside TRL's own trainer",
     ),
+    "benchmark-loss": (
+        "led_rl.commands.loss_benchmark:main",
+        "seconds and memory of the loss over sampled supports, beside TRL's",
+    ),
     "cost-model": (
         "led_rl.commands.cost_model:main",
         "predict a benchmark's figures from bytes, operations and launches",

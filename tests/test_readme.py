@@ -34,11 +34,13 @@ def port_29500_taken() -> Iterator[None]:
 
 def test_the_first_script_trains(tiny_model, tmp_path):
     script = first_script()
-    rows = [{"prompt": [{"role": "user", "content": f"say {letter}"}], "answer": "1"} for letter in "abcdefgh"]
-    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    script = replaced(script, '"Qwen/Qwen3-4B-Thinking-2507"', repr(tiny_model))
-    script = replaced(script, "max_steps=100", "max_steps=2, use_cpu=True, bf16=False, vllm_max_model_length=128")
-    script = replaced(script, "max_completion_length=4096", "max_completion_length=8, vllm_enable_sleep_mode=False")
+    rows = [{"prompt": [{"role": "user", "content": f"say {letter}"}], "solution": "1"} for letter in "abcdefgh"]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    script = replaced(script, '"Qwen/Qwen3-0.6B"', repr(tiny_model))
+    script = replaced(script, '"trl-lib/DeepMath-103K"', '"json", data_files="train.jsonl"')
+    small = "max_steps=2, max_completion_length=8, per_device_train_batch_size=4, num_generations=4, use_cpu=True,"
+    small += "vllm_max_model_length=128, bf16=False, vllm_mode='colocate', vllm_enable_sleep_mode=False, "
+    script = replaced(script, "LEDGRPOConfig(", f"LEDGRPOConfig({small}")
     (tmp_path / "script.py").write_text(script)
     with port_29500_taken():  # torch's and accelerate's default: two runs on one machine would meet there
         ran = subprocess.run(
@@ -50,7 +52,7 @@ def test_the_first_script_trains(tiny_model, tmp_path):
             timeout=600,
         )
     assert ran.returncode == 0, ran.stderr[-6000:]
-    states = list(tmp_path.glob("runs/mine/checkpoint-2/trainer_state.json"))
+    states = list(tmp_path.glob("led-grpo/checkpoint-2/trainer_state.json"))
     assert len(states) == 1
     logged = json.loads(states[0].read_text())["log_history"]
     assert any(entry.get("led/explored_fraction", 0) > 0 for entry in logged), logged

@@ -100,6 +100,8 @@ class LEDGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            ensure_master_addr_port()  # a free port, unless one is set: torch's default is the same for every run
         if self.deepspeed:
             self._meet_for_deepspeed()
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Runs real trainers on real vLLM in a process of its own and saves what they did: test_trainer.py judges it.
+"""Runs real trainers on real vLLM in a process of its own; tests/training/test_trainer.py judges what they did.
 
 trainer_probe.py train MODEL FOLDER     LED: four steps straight, checkpoints at 2 and 4
 trainer_probe.py resume MODEL FOLDER    LED: resumes at 2; standard decoding, ours and TRL's own trainer; no thinking

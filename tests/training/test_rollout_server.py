@@ -19,7 +19,7 @@ from led_rl.training.rollout import LEDClient, RolloutServerError
 from led_rl.training.trainer import LEDGRPOTrainer
 
 LED = DecodingParams("led", k=3, depth=6, draw="marginal")
-SAMPLING = Sampling(temperature=0.9, top_p=0.8)
+SAMPLING = Sampling(temperature=0.9, top_p=0.8, top_k=20)
 PROMPTS = ["say {}<think>", "say {}<think>x</think>"]
 ENGINE = ["--dtype", "float32", "--enforce-eager", *SIZES]
 
@@ -48,6 +48,7 @@ def trainer_of(led_server, tiny_model, tmp_path, monkeypatch):
             learning_rate=0.0,
             temperature=SAMPLING.temperature,
             top_p=SAMPLING.top_p,
+            top_k=SAMPLING.top_k,
             use_cpu=True,
             bf16=False,
             gradient_checkpointing=False,
