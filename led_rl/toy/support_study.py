@@ -79,12 +79,14 @@ def commands(options: argparse.Namespace) -> Iterable[list[str]]:
             launch += ["--output_dir", str(folder), "--run_name", folder.name, "--max_steps", str(options.steps)]
             launch += ["--save_steps", str(options.steps), "--report_to", "none", "--log_completions", "false"]
             yield launch
-    if not summary_file(options).is_file():
-        models = [f"{name}={folder}" for name, folder in checkpoints(options).items()]
+    for seed in options.seeds:
+        if summary_file(options, seed).is_file():
+            continue
+        models = [f"{arm.name}_seed{seed}={run_folder(options, arm, seed)}" for arm in ARMS]
         evaluate = [str(tools / "led-rl"), "evaluate", "--model", f"base={options.base}", *models]
         evaluate += ["--data", str(options.base / "test.jsonl"), "--reward", "countdown", "--decodings", "standard"]
         evaluate += ["--n", str(SAMPLES), "--temperature", "1.0", "--max-tokens", "136", "--chunk", "16"]
-        evaluate += ["--limit", str(options.problems), "--output", str(options.output / "evaluation")]
+        evaluate += ["--limit", str(options.problems), "--output", str(summary_file(options, seed).parent)]
         yield evaluate
 
 
@@ -96,8 +98,8 @@ def checkpoints(options: argparse.Namespace) -> dict[str, Path]:
     return {f"{arm.name}_seed{seed}": run_folder(options, arm, seed) for arm in ARMS for seed in options.seeds}
 
 
-def summary_file(options: argparse.Namespace) -> Path:
-    return options.output / "evaluation" / "summary.json"
+def summary_file(options: argparse.Namespace, seed: int) -> Path:
+    return options.output / f"evaluation_seed{seed}" / "summary.json"
 
 
 def write(options: argparse.Namespace) -> None:
@@ -106,8 +108,10 @@ def write(options: argparse.Namespace) -> None:
         name: json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         for name, folder in checkpoints(options).items()
     }
-    rows = json.loads(summary_file(options).read_text(encoding="utf-8"))
-    passes = {row["checkpoint"]: row["metrics"] for row in rows if row["compares"] is None}
+    passes: dict[str, Any] = {}
+    for seed in options.seeds:
+        rows = json.loads(summary_file(options, seed).read_text(encoding="utf-8"))
+        passes |= {row["checkpoint"]: row["metrics"] for row in rows if row["compares"] is None}
     lines = [
         "| rollouts, loss | seed | mean ratio | policy entropy | support mass | rollout reward | pass@1 | pass@16 |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
