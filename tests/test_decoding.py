@@ -39,7 +39,7 @@ parameters = st.builds(
     think_only=st.booleans(),
     think_start=st.sampled_from(["prompt", "marker"]),
     start_marker=markers,
-    end_marker=markers,
+    end_marker=markers.map(lambda marker: f"/{marker}/" if isinstance(marker, str) else (*marker, 1)),
 )
 
 
@@ -124,6 +124,12 @@ def test_led_is_short_for_its_decoding_and_flags_may_be_numbers():
         ({"led": 1, "led_latent_layers": [3, -1]}, "led_latent_layers", "-1", "integer >= 0"),
         ({"led": 1, "led_latent_layers": [3, 3]}, "led_latent_layers", "[3, 3]", "not repeat"),
         ({"led_k": 4}, "led_k", "led_k", "led: true or led_decoding"),
+        ({"led": 1, "led_k": 2**63}, "led_k", str(2**63), "<= 2147483647"),
+        ({"led": 1, "led_end_marker": [2**63]}, "led_end_marker", str(2**63), "<= 2147483647"),
+        ({"led": 1, "led_latent_layers": [2**64]}, "led_latent_layers", str(2**64), "<= 2147483647"),
+        ({"led": 0, "led_decoding": "led"}, "led_decoding", "'led'", "leave one of them out"),
+        ({"led_decoding": "standard", "led": 1}, "led_decoding", "'standard'", "leave one of them out"),
+        ({"led": 1, "led_end_marker": "<think>"}, "led_end_marker", "'<think>'", "must differ"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_what_was_given_and_what_is_allowed(extra_args, named, given, allowed):

@@ -81,7 +81,9 @@ def modules_loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     ("statement", "stays_out"),
     [
-        ("import led_rl", {"torch", "transformers", "trl", "vllm"}),
+        ("import led_rl; dir(led_rl)", {"torch", "transformers", "trl", "vllm"}),
+        ("import led_rl.cli", {"torch", "transformers", "trl", "vllm"}),
+        ("from led_rl import DecodingParams, led_distribution", {"transformers", "trl", "vllm"}),
         (f"import {', '.join(sorted(METHOD))}", {"transformers", "trl", "vllm", "datasets", "accelerate"}),
         ("import rewards", {"torch", "transformers", "trl", "vllm", "sympy", "math_verify"}),
     ],
@@ -146,8 +148,12 @@ def test_the_sampler_knows_no_engine():
     assert {module for module in users_of("vllm") | users_of("transformers") if room(module) == "sampler"} == set()
 
 
-def test_only_the_engines_and_the_rollout_know_vllm():
-    assert users_of("vllm") <= {*ENGINES, "led_rl.training.rollout"}
+ADAPTERS = {f"led_rl.engines.{name}" for name in ("vllm_engine", "vllm_server", "timed_blocks", "self_check")}
+
+
+def test_only_the_plugin_its_adapters_and_the_rollout_know_vllm():
+    plugin = {module for module in ENGINES if module.startswith("led_rl.engines.vllm_plugin")}
+    assert users_of("vllm") <= plugin | ADAPTERS | {"led_rl.training.rollout"}
     assert users_of("trl.generation") <= {"led_rl.training.rollout"}
 
 

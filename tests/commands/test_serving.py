@@ -10,6 +10,7 @@ from dataclasses import fields
 from itertools import cycle, islice
 
 import openai
+import psutil
 import pytest
 import torch
 from servers import DEFAULT, SIZES, clean_environment, running
@@ -155,6 +156,13 @@ def test_the_default_is_for_requests_that_name_no_decoding(client, reference, ti
         ({"led": 1, "led_latent_layers": [11, 2]}, ("[2]", "captures")),
         ({"led": 1, "led_latent_layers": 11}, ("led_latent_layers", "list")),
         ({"led_decoding": "lad"}, ("led_decoding", "'lad'", "top_k_control")),
+        ({"led": 1, "led_k": True}, ("led_k", "True")),
+        ({"led": 1, "led_k": 129}, ("led_k=129", "128", "LED_RL_MAX_K")),
+        ({"led": 1, "led_k": 2**63}, ("led_k", "2147483647")),
+        ({"led": 1, "led_end_marker": [9223372036854775808]}, ("led_end_marker", "2147483647")),
+        ({"led": 1, "led_end_marker": [5, 100000]}, ("led_end_marker", "[100000]", "0 to")),
+        ({"led": 1, "led_end_marker": "<think>"}, ("led_end_marker", "must differ")),
+        ({"led": 0, "led_decoding": "led"}, ("led_decoding", "leave one of them out")),
     ],
     ids=str,
 )
@@ -166,6 +174,40 @@ def test_wrong_requests_are_refused_with_the_reason_and_the_server_goes_on(clien
         for part in parts:
             assert part in str(refusal.value)
     assert len(complete(client, tiny_model, {"led": 1}).choices[0].token_ids) == SETTINGS["max_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "parts"),
+    [
+        ({"led": 1}, ("'led'", "vllm_xargs")),
+        ({"led_k": 4}, ("'led_k'", "vllm_xargs")),
+        ({"extra_args": {"led": 1}}, ("'extra_args'", "vllm_xargs")),
+        ({"use_beam_search": True, "vllm_xargs": {"led": 0}}, ("use_beam_search",)),
+    ],
+    ids=str,
+)
+def test_bodies_that_would_be_read_otherwise_are_refused(client, tiny_model, extra, parts):
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.completions.create(model=tiny_model, prompt=THINKING, max_tokens=2, extra_body=extra)
+    for part in parts:
+        assert part in str(refusal.value)
+
+
+def test_seeded_prompts_longer_than_a_step_do_not_end_a_cpu_server(led_server, client, tiny_model):
+    """120 prompts of 200 tokens are several steps' worth: vLLM would cut one of them, and end."""
+
+    async def ask_all():
+        async with openai.AsyncOpenAI(base_url=f"{led_server}/v1", api_key="none", max_retries=0) as asker:
+            prompts = [[5 + (7 * row + place) % 90 for place in range(199)] + [THINK] for row in range(120)]
+            return await asyncio.gather(
+                *(
+                    asker.completions.create(model=tiny_model, prompt=prompt, max_tokens=2, seed=row)
+                    for row, prompt in enumerate(prompts)
+                )
+            )
+
+    assert len(asyncio.run(ask_all())) == 120
+    assert complete(client, tiny_model, {"led": 1}).choices
 
 
 def test_many_clients_at_once_each_get_their_own_decoding(led_server, reference, tiny_model):
@@ -197,6 +239,22 @@ def test_many_clients_at_once_each_get_their_own_decoding(led_server, reference,
             assert len(tokens) == SETTINGS["max_tokens"]
             explored += check(reference, decoding, prompt, tokens, logprobs)
     assert explored > 100
+
+
+def test_requests_take_the_server_s_depth_and_an_engine_that_dies_ends_it_with_an_error(
+    reference, tiny_model, tmp_path
+):
+    command = [BIN / "led-rl", "serve", tiny_model, "--led-depth", "3", "--led-max-k", "6", *SIZES]
+    with running(tmp_path / "log", *command) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        choice = complete(client, tiny_model, {"led": 1, "led_k": 6, "led_draw": "marginal"}).choices[0]
+        assert check(reference, DecodingParams("led", depth=3, k=6, draw="marginal"), THINKING, *sampled(choice))
+        with pytest.raises(openai.BadRequestError, match="LED_RL_MAX_K=6"):
+            complete(client, tiny_model, {"led": 1})
+        (server,) = [one for one in psutil.process_iter(["cmdline"]) if url.rpartition(":")[2] in one.info["cmdline"]]
+        (engine,) = [child for child in server.children(recursive=True) if "VLLM::Engine" in child.name()]
+        engine.kill()
+        assert server.wait(timeout=120) == 1
 
 
 def test_a_plain_vllm_server_takes_depth_and_default_from_the_environment(reference, tiny_model, tmp_path):
