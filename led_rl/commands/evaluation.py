@@ -9,7 +9,6 @@ from pathlib import Path
 from led_rl.commands.arguments import Parser, count, fraction, limit, seed, temperature
 from led_rl.decoding import DECODINGS
 from led_rl.engines.engine import Engine, Sampling
-from led_rl.engines.environment import prepare_environment
 from led_rl.evaluation.problems import comparison_arms, load_problems
 from led_rl.evaluation.records import EvaluationError
 from led_rl.evaluation.run import ChatTokenizer, evaluate, prompt_ids
@@ -24,7 +23,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: names the option, the file and the row at fault.
     """
     options = _parse(argv)
-    prepare_environment()  # before torch and vLLM are imported
     try:
         rows = _evaluate(options)
     except OSError as error:

@@ -6,7 +6,6 @@ from pathlib import Path
 from led_rl.benchmarks.loss_benchmark import RESULTS, Work, benchmark
 from led_rl.benchmarks.shapes import SHAPES
 from led_rl.commands.arguments import Parser, count, output_folder
-from led_rl.engines.environment import prepare_environment
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,7 +23,6 @@ def main(arguments: Sequence[str]) -> int:
     add("--rounds", type=count, default=16, help="after one of warm-up (%(default)s)")
     add("--output", type=Path, default=Path("runs/benchmark-loss"), help=f"folder of {RESULTS} (%(default)s)")
     options = parser.parse_args(list(arguments))
-    prepare_environment()  # before torch is imported
     folder = output_folder(options.output)
     work = Work(options.shape, options.completions, options.tokens, options.k, options.rounds)
     print(benchmark(work, folder))

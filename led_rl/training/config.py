@@ -3,7 +3,7 @@
 import logging
 import os
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -180,20 +180,10 @@ class LEDGRPOConfig(GRPOConfig):
 
     def decoding_params(self) -> DecodingParams:
         """The rollouts' decoding; raises DecodingError (a ValueError) naming the key at fault."""
-        return DecodingParams(
-            decoding=self.decoding,
-            depth=self.led_depth,
-            k=self.led_k,
-            latent_layers=None if self.led_latent_layers is None else tuple(self.led_latent_layers),
-            latent_norm=self.led_latent_norm,
-            exploit=self.led_exploit,
-            draw=self.led_draw or ("marginal" if self.vllm_importance_sampling_correction else "coin"),
-            aggregation=self.led_aggregation,
-            start_marker=self.led_start_marker,
-            end_marker=self.led_end_marker,
-            think_only=self.led_think_only,
-            think_start=self.led_think_start,
-        )
+        values = {item.name: getattr(self, f"led_{item.name}") for item in fields(DecodingParams)[1:]}
+        values["latent_layers"] = None if self.led_latent_layers is None else tuple(self.led_latent_layers)
+        values["draw"] = self.led_draw or ("marginal" if self.vllm_importance_sampling_correction else "coin")
+        return DecodingParams(self.decoding, **values)
 
 
 class RecipeError(UserError):

@@ -1,9 +1,12 @@
 """A recipe becomes checked dataclasses; whatever is wrong with it is one error that names file, key, value, allowed."""
 
+import dataclasses
+
 import pytest
 import yaml
 from subprocesses import ROOT
 
+from led_rl.decoding import DecodingParams
 from led_rl.training.config import LEDGRPOConfig, RecipeError
 from led_rl.training.recipe import help_text, known_keys, load_recipe
 
@@ -217,3 +220,46 @@ def test_led_s_keys_are_explained():
     for name, field in LEDGRPOConfig.__dataclass_fields__.items():
         if name.startswith("led_") or name == "decoding":
             assert field.metadata["help"]
+
+
+def test_the_config_has_led_s_request_keys_with_their_defaults():
+    """`DecodingParams` declares the keys; the config differs in `draw` alone, which follows the correction."""
+    config = {item.name: item.default for item in dataclasses.fields(LEDGRPOConfig)}
+    for item in dataclasses.fields(DecodingParams):
+        if item.name == "decoding":
+            assert config["decoding"] == item.default
+        elif item.name != "draw":
+            assert config[f"led_{item.name}"] == item.default, item.name
+
+
+def supports(tmp_path, **values):
+    config = LEDGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **values)
+    return config.train_support, config.needs_supports
+
+
+def test_the_loss_is_normalised_over_what_was_sampled_unless_that_is_unknown(tmp_path, caplog):
+    assert supports(tmp_path) == ("sampled", False)  # drawn from everything
+    assert supports(tmp_path, top_k=20, top_p=0.95) == ("sampled", True)
+    assert supports(tmp_path, decoding="led") == ("sampled", True)
+    assert not caplog.records
+    assert supports(tmp_path, top_p=0.95) == ("vocabulary", False)
+    assert "does not know which tokens could be sampled" in caplog.records[-1].getMessage()
+    assert supports(tmp_path, decoding="led", train_support="vocabulary") == ("vocabulary", False)
+    assert "led/support_mass" in caplog.records[-1].getMessage()
+    supports(tmp_path, decoding="led", vllm_importance_sampling_correction=False)
+    assert "the reward fell to 0" in caplog.records[-1].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train_support": "tokens"}, "must be one of sampled, vocabulary; got 'tokens'"),
+        ({"train_support": "sampled", "top_p": 0.9}, "needs top_k > 0"),
+        ({"train_support": "sampled", "use_vllm": False}, "needs use_vllm: true"),
+        ({"decoding": "led", "min_p": 0.1}, "needs top_k > 0"),
+        ({"decoding": "led", "loss_type": "vespo"}, "would stop training in silence"),
+    ],
+)
+def test_supports_that_cannot_be_known_are_refused(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        supports(tmp_path, **values)
