@@ -46,7 +46,10 @@ def serve(
         options = command.subparser_init(parser.add_subparsers(dest="subparser"))
         options.usage = "led-rl serve [--led-...] MODEL [options of vllm serve]"
         defaults = {} if has_gpu() else {**CPU_ENGINE_ARGUMENTS, **CPU_SERVER_ARGUMENTS}
-        options.set_defaults(logprobs_mode="processed_logprobs", middleware=[BODIES], **defaults)
+        # The endpoint that hands on supports is one of those that vLLM leaves out unless asked.
+        options.set_defaults(
+            logprobs_mode="processed_logprobs", middleware=[BODIES], enable_scale_out=support, **defaults
+        )
         parsed = parser.parse_args(["serve", *arguments])
         command.validate(parsed)
         died = threading.Event()

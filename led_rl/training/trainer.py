@@ -43,8 +43,8 @@ class LEDGRPOTrainer(GRPOTrainer):
     * with `vllm_mode: server`, the server must prove at construction that it samples with LED (`LEDClient`);
     * logged beside TRL's metrics at every step: `rollout/*` (thinking, answer and total length in tokens, tokens/s),
       `time/*` (rollout, reward, weight_sync, training; seconds, the slowest process) and, with LED, `led/*`
-      (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth; not
-      with a server, which hands on tokens and log-probabilities alone).
+      (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth; none
+      of these with a server, which hands on tokens, log-probabilities and supports alone).
 
     * with `train_support: sampled`, the log-probabilities of the loss, of the old policy and of the reference model are
       normalised over the ids that the engine could have drawn (supported_loss.py), and so are the entropy metric and

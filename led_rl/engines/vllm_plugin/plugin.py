@@ -114,12 +114,17 @@ def hand_on_statistics() -> None:
     from vllm.v1.engine.output_processor import OutputProcessor
     from vllm.v1.worker.gpu_worker import Worker
 
-    from led_rl.engines.vllm_plugin import request_statistics as statistics
+    from led_rl.engines.vllm_plugin.request_statistics import (
+        hand_sums_on,
+        name_and_count,
+        register_counters,
+        sample_tokens_and_sums,
+    )
 
-    replace(Worker, "sample_tokens", statistics.sample_tokens_and_sums)
-    replace(Scheduler, "update_from_output", statistics.hand_sums_on)
-    replace(OutputProcessor, "process_outputs", statistics.name_and_count)
-    replace(OutputProcessor, "__init__", statistics.register_counters)
+    replace(Worker, "sample_tokens", sample_tokens_and_sums)
+    replace(Scheduler, "update_from_output", hand_sums_on)
+    replace(OutputProcessor, "process_outputs", name_and_count)
+    replace(OutputProcessor, "__init__", register_counters)
 
 
 def keep_weights_replaceable() -> None:
@@ -185,11 +190,11 @@ def check_requests_at_submission() -> None:
     """
     from vllm.v1.engine.input_processor import InputProcessor
 
-    from led_rl.engines.vllm_plugin import submission
+    from led_rl.engines.vllm_plugin.submission import give_default, read_options, validate
 
-    replace(InputProcessor, "__init__", submission.read_options)
-    replace(InputProcessor, "process_inputs", submission.give_default)
-    replace(InputProcessor, "_validate_params", submission.validate)
+    replace(InputProcessor, "__init__", read_options)
+    replace(InputProcessor, "process_inputs", give_default)
+    replace(InputProcessor, "_validate_params", validate)
 
 
 def check_requests_before_streaming() -> None:
@@ -200,9 +205,9 @@ def check_requests_before_streaming() -> None:
     """
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from led_rl.engines.vllm_plugin import submission
+    from led_rl.engines.vllm_plugin.submission import check_before_streaming
 
-    replace(AsyncLLM, "generate", submission.check_before_streaming)
+    replace(AsyncLLM, "generate", check_before_streaming)
 
 
 def keep_over_sleep(model: Any, tensors: dict[str, Tensor]) -> None:
