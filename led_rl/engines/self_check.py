@@ -69,11 +69,11 @@ def check_markers(tokenizer: Any) -> Check:
 
 def check_engine(model: str, depth: int, compare: bool) -> Iterator[Check]:
     """Builds an engine in this process and asks it for LED; compares small models, or any with `compare`."""
-    from led_rl.engines.vllm_engine import VLLMEngine
+    from led_rl.engines.vllm_engine import VLLMEngine, model_runner
 
     engine = VLLMEngine(model, depth, max_model_len=256, max_num_seqs=8)
     config = engine.llm.llm_engine.vllm_config
-    runner = engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+    runner = model_runner(engine.llm)
     parameters = sum(parameter.numel() for parameter in runner.model.parameters())
     dtype = str(config.model_config.dtype)
     name = "V2" if config.use_v2_model_runner else "V1"

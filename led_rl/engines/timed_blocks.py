@@ -11,7 +11,7 @@ import torch
 
 from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
-from led_rl.engines.vllm_engine import CPU_ENGINE_ARGUMENTS, engine_environment, request_decoder
+from led_rl.engines.vllm_engine import CPU_ENGINE_ARGUMENTS, engine_environment, model_runner, request_decoder
 from led_rl.sampler.capture_options import EngineOptions
 
 
@@ -57,7 +57,7 @@ class BlockEngine:
 
             before = time.perf_counter()
             self.llm: Any = LLM(model=model, seed=seed, **(defaults | engine_args))
-        self._model = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner.get_model()
+        self._model = model_runner(self.llm).get_model()
         self._decoder = request_decoder(self.llm) if depth else None
         self._names = map(str, count())
         if random_weights:

@@ -45,11 +45,16 @@ def engine_environment(options: EngineOptions, default: Mapping[str, Any] | None
                 os.environ[name] = value
 
 
+def model_runner(llm: Any) -> Any:
+    """What runs the model of an engine that runs in this process, with one worker: vLLM's runner V1 or V2."""
+    return llm.llm_engine.model_executor.driver_worker.worker.model_runner
+
+
 def request_decoder(llm: Any) -> "RequestDecoder | None":
     """What draws for LED in an engine that runs in this process: its counters and trace; None if built without LED."""
     from led_rl.engines.vllm_plugin.request_statistics import decoder_of
 
-    return decoder_of(llm.llm_engine.model_executor.driver_worker.worker.model_runner)
+    return decoder_of(model_runner(llm))
 
 
 class VLLMEngine:
@@ -131,7 +136,7 @@ class VLLMEngine:
         """Replaces the weights in place by those of another checkpoint of the same architecture."""
         from vllm.model_executor.model_loader import get_model_loader
 
-        runner = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        runner = model_runner(self.llm)
         config = runner.model_config
         before, config.model = config.model, checkpoint
         try:

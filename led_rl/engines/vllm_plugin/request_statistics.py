@@ -102,8 +102,7 @@ class Batch:
 
     Attributes:
         generation: of the worker's slots (DecodingSlots): changes whenever a request joins (or rejoins after
-        preemption)
-            or leaves.
+            preemption) or leaves.
         row_of: rows of the batch, by request.
         step: (rows, 1 + statistics) of each request: tokens that the worker knew when it admitted the request (more at
             the next admission; 0 for requests that decode as usual), then its sums since.
