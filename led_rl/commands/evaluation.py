@@ -3,15 +3,17 @@
 import argparse
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from led_rl.commands.arguments import Parser, count, fraction, limit, seed, temperature
 from led_rl.decoding import DECODINGS
 from led_rl.engines.engine import Engine, Sampling
-from led_rl.evaluation.problems import comparison_arms, load_problems
+from led_rl.evaluation.checkpoints import check_checkpoints
+from led_rl.evaluation.problems import ChatTokenizer, Problem, comparison_arms, load_problems, prompt_ids
 from led_rl.evaluation.records import EvaluationError
-from led_rl.evaluation.run import ChatTokenizer, evaluate, prompt_ids
+from led_rl.evaluation.run import Grading, evaluate, try_reward
 from led_rl.evaluation.summary import SummaryRow, summarise, write_summary
 from led_rl.reporting.console import console_table
 
@@ -40,6 +42,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", nargs="+", action="extend", required=True, metavar="[LABEL=]PATH", help="checkpoints or hub ids")
     add("--data", required=True, metavar="JSONL", help="rows with `problem` and the columns that the reward reads")
+    add("--problem-column", metavar="KEY", help="what is asked (by default `problem` or `question`)")
+    add(
+        "--answer-column", metavar="KEY", help="the gold, or a text that ends in `#### gold`; rewards read it as answer"
+    )
+    add("--bad-golds", choices=("refuse", "drop"), default="refuse", help="golds the reward cannot use (%(default)s)")
     add("--reward", required=True, help="name of a reward, or package.module:function")
     add("--reward-options", type=json.loads, default={}, metavar="JSON", help="options of the reward")
     add("--output", required=True, type=Path, help="folder of the records")
@@ -60,8 +67,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _evaluate(options: argparse.Namespace) -> list[SummaryRow]:
-    from transformers import AutoTokenizer
-
     checkpoints = _labelled(options.model)
     sampling = Sampling(
         temperature=options.temperature,
@@ -72,10 +77,18 @@ def _evaluate(options: argparse.Namespace) -> list[SummaryRow]:
         seed=options.seed,
     )
     arms = comparison_arms(options.decodings.split(","), sampling, options.depth, options.k)
-    problems = load_problems(options.data, options.limit)
+    problems = load_problems(options.data, options.limit, options.problem_column, options.answer_column)
     first_model = next(iter(checkpoints.values()))
-    tokenizer: ChatTokenizer = AutoTokenizer.from_pretrained(first_model)
+    tokenizer: ChatTokenizer = check_checkpoints(checkpoints, problems, arms)
     reward = _reward(tokenizer, options.reward, options.reward_options)
+    problems = _with_usable_golds(problems, options)
+    try_reward(Grading(reward, tokenizer, options.correct_from), problems[:2])
+    if sampling.temperature == 0 and sampling.n > 1:
+        print(
+            f"warning: at temperature 0 the {sampling.n} samples of a problem are equal under standard decoding: "
+            "pass@k says no more than pass@1; use --n 1, or a temperature",
+            file=sys.stderr,
+        )
     name = options.engine
     if name == "auto":
         name = "vllm" if importlib.util.find_spec("vllm") else "transformers"
@@ -107,6 +120,33 @@ def _reward(tokenizer: ChatTokenizer, name: str, options: object):
         return load_reward_for(tokenizer, name, **options)
     except ValueError as error:
         raise EvaluationError(str(error)) from error
+
+
+def _with_usable_golds(problems: list[Problem], options: argparse.Namespace) -> list[Problem]:
+    """Without those whose gold the reward cannot use, if --bad-golds says so; otherwise they are an error."""
+    from led_rl.training.checks import GOLD_KINDS
+    from rewards import check_golds
+
+    kind = GOLD_KINDS.get(options.reward)
+    if kind is None:
+        return problems
+    column = options.reward_options.get("gold_column", "answer")
+    if not any(column in problem.columns for problem in problems):
+        keys = ", ".join(problems[0].columns) or "none besides the problem"
+        raise EvaluationError(
+            f"{options.data}: reward {options.reward!r} reads the key {column!r}, which no row has (keys: {keys}); "
+            "name the one that holds the gold: --answer-column KEY"
+        )
+    bad = {gold.row: gold for gold in check_golds([problem.columns.get(column) for problem in problems], kind)}
+    if not bad:
+        return problems
+    listed = "; ".join(f"{problems[row].id}: {gold.gold!r} {gold.reason}" for row, gold in list(bad.items())[:20])
+    more = f" and {len(bad) - 20} more" if len(bad) > 20 else ""
+    counted = f"{options.data}: {len(bad)} of {len(problems)} golds are unusable ({listed}{more})"
+    if options.bad_golds == "refuse" or len(bad) == len(problems):
+        raise EvaluationError(f"{counted}; mend them, or leave these problems out: --bad-golds drop")
+    print(f"warning: {counted}: left out", file=sys.stderr)
+    return [problem for row, problem in enumerate(problems) if row not in bad]
 
 
 def _labelled(models: Sequence[str]) -> dict[str, str]:

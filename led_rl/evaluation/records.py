@@ -32,12 +32,16 @@ class EvaluationError(UserError):
 class RecordStore:
     """Append-only records in a folder; made by `open_records`, which holds the folder's lock."""
 
-    def __init__(self, path: Path, finished: set[Block]):
+    def __init__(self, path: Path, finished: set[Block], manifest: dict[str, Any]):
         self._path = path
+        self._manifest: dict[str, Any] | None = manifest
         self.finished = finished
 
     def append(self, rows: list[Record], chunk_row: Record) -> None:
-        """Writes one block and hands it to the disk before it returns."""
+        """Writes one block and hands it to the disk before it returns; the first one brings the manifest along."""
+        if self._manifest is not None:  # not earlier: a start that fails records nothing
+            _write_manifest(self._path.with_name(MANIFEST), self._manifest)
+            self._manifest = None
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in (*rows, chunk_row)]
         with self._path.open("a", encoding="utf-8") as file:
             file.write("".join(lines))
@@ -61,9 +65,9 @@ def open_records(folder: Path, manifest: Mapping[str, Any]) -> Iterator[RecordSt
             raise EvaluationError(
                 f"{folder} is being written by another evaluation; use another output folder"
             ) from None
-        _agree_on_manifest(folder, json.loads(json.dumps(manifest)))
+        agreed = _agree_on_manifest(folder, json.loads(json.dumps(manifest)))
         path = folder / RECORDS
-        yield RecordStore(path, _drop_unfinished(path) if path.exists() else set())
+        yield RecordStore(path, _drop_unfinished(path) if path.exists() else set(), agreed)
 
 
 def read_records(folder: str | Path) -> list[Record]:
@@ -81,8 +85,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
 
 
-def _agree_on_manifest(folder: Path, now: dict[str, Any]) -> None:
-    """Writes the manifest, or checks it against the recorded one. Checkpoints may join later; nothing may change."""
+def _agree_on_manifest(folder: Path, now: dict[str, Any]) -> dict[str, Any]:
+    """The manifest to write, checked against a recorded one. Checkpoints may join later; nothing may change."""
     path = folder / MANIFEST
     if path.exists():
         recorded = read_manifest(folder)
@@ -104,8 +108,12 @@ def _agree_on_manifest(folder: Path, now: dict[str, Any]) -> None:
         raise EvaluationError(
             f"{folder} holds {RECORDS} without {MANIFEST}: their settings are unknown; delete the folder"
         )
+    return now
+
+
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+    unfinished.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(path)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from led_rl.engines.engine import Completion, Engine
-from led_rl.evaluation.problems import Arm, Problem, fingerprint, weights_of
+from led_rl.evaluation.problems import Arm, ChatTokenizer, Problem, fingerprint, prompt_ids, weights_of
 from led_rl.evaluation.records import EvaluationError, Record, RecordStore, open_records, read_records
 
 FORMAT = 1
@@ -25,12 +25,6 @@ class Reward(Protocol):
     """A reward function of TRL's signature; None for a completion that cannot be judged."""
 
     def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]: ...
-
-
-class ChatTokenizer(Protocol):
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any: ...
-
-    def batch_decode(self, sequences: list[list[int]], **options: Any) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -105,12 +99,6 @@ def evaluate(
                     bar.set_postfix_str(f"{label} {name}: {speed:,.0f} tokens/s")
                     bar.update()
     return read_records(output)
-
-
-def prompt_ids(tokenizer: ChatTokenizer, problem: str) -> list[int]:
-    """The prompt in which a problem is asked, as tokens."""
-    message = [{"role": "user", "content": problem}]
-    return list(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=False))
 
 
 def _missing(store: RecordStore, checkpoint: str, chunks: int, arms: list[str]) -> list[tuple[int, str]]:
@@ -190,5 +178,40 @@ def grade(
     )
     if len(rewards) != len(repeated):
         raise EvaluationError(f"the reward returned {len(rewards)} values for {len(repeated)} completions")
-    values = iter(None if reward is None or math.isnan(reward) else float(reward) for reward in rewards)
+    values = iter(_usable(reward, problem) for reward, problem in zip(rewards, repeated, strict=True))
     return [[next(values) for _ in group] for group in groups]
+
+
+def _usable(reward: Any, problem: Problem) -> float | None:
+    """The reward as a finite number, None for None and NaN; raises EvaluationError for anything else."""
+    if reward is None:
+        return None
+    try:
+        value = float(reward)
+    except (TypeError, ValueError):
+        value = math.inf
+    if math.isinf(value) or isinstance(reward, str):
+        raise EvaluationError(
+            f"the reward returned {reward!r} for problem {problem.id!r}; allowed: a finite number, or None (NaN, too) "
+            "where there is nothing to judge"
+        )
+    return None if math.isnan(value) else value
+
+
+def try_reward(grading: Grading, problems: Sequence[Problem]) -> None:
+    """Grades one empty completion for each problem, so that a reward that cannot work fails before the first token.
+
+    Raises:
+        EvaluationError: the reward raises (it lacks a column, say), or returns what is no reward.
+    """
+    nothing = Completion([], [], [], True)
+    try:
+        grade(grading, problems, [[nothing] for _ in problems])
+    except EvaluationError:
+        raise
+    except Exception as error:  # whatever a reward's own code may raise
+        columns = ", ".join(dict.fromkeys(name for problem in problems for name in problem.columns)) or "none"
+        raise EvaluationError(
+            f"the reward fails on empty completions: {type(error).__name__}: {error} (columns besides the problem: "
+            f"{columns})"
+        ) from error

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from led_rl.engines.engine import Completion, Sampling
 from led_rl.evaluation.estimates import pass_at_k
 from led_rl.evaluation.problems import Problem, comparison_arms, load_problems, weights_of
 from led_rl.evaluation.records import EvaluationError, read_records
-from led_rl.evaluation.run import evaluate
+from led_rl.evaluation.run import Grading, evaluate, try_reward
 from led_rl.evaluation.summary import summarise, write_summary
 from led_rl.thinking import ThinkMarkers
 
@@ -321,7 +322,9 @@ def test_summary_file_is_plain_json(tmp_path):
     ("content", "message"),
     [
         ('{"problem": "a"}\n{broken\n', "line 2: not JSON"),
-        ('{"question": "a"}\n', "line 1: no text under the key 'problem'"),
+        ('{"query": "a"}\n', "line 1: no text under the key 'problem'; keys: query"),
+        ('{"problem": "a"}\n{"question": "b"}\n', "line 2: no text under the key 'problem'"),
+        ('{"problem": "a", "prompts": "b"}\n', "line 1: rename the key 'prompts'"),
         ('{"problem": "a", "id": 1}\n{"problem": "b", "id": 1}\n', "line 2: repeats the id '1'"),
         ("\n", "has no rows"),
     ],
@@ -339,6 +342,53 @@ def test_problems_are_read_with_their_columns(tmp_path):
     assert load_problems(path, limit=2) == [Problem("x", "a", {"answer": "1"}), Problem("3", "b", {"answer": "2"})]
     with pytest.raises(UserError, match="does not exist"):
         load_problems(tmp_path / "nowhere.jsonl")
+
+
+def test_columns_are_found_or_named(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text('{"question": "a", "gold": "so 1 + 2.\\n#### 1,003"}\n{"question": "b", "gold": 4}\n')
+    found = load_problems(path, problem_column=None, answer_column="gold")
+    assert [(problem.problem, problem.columns["answer"]) for problem in found] == [("a", "1003"), ("b", "4")]
+    assert load_problems(path, problem_column="gold", limit=1)[0].columns == {"question": "a"}
+    with pytest.raises(EvaluationError, match="line 1: no answer under the key 'answer'; keys: question, gold"):
+        load_problems(path, answer_column="answer")
+
+
+@pytest.mark.parametrize("name", ["gsm8k_test", "math500", "aime2024", "aime2025"])
+def test_rows_of_real_benchmarks_are_read(name):
+    path = Path(__file__).parents[3] / "shared" / "data" / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    problems = load_problems(path)
+    assert len(problems) == {"gsm8k_test": 1319, "math500": 500, "aime2024": 30, "aime2025": 30}[name]
+    assert all(problem.problem and problem.columns["answer"] for problem in problems)
+
+
+def test_every_decoding_that_reads_layers_has_the_depth_and_k_asked_for():
+    arms = comparison_arms(["led", "led_reference", "top_k_control"], SAMPLING, depth=3, k=5)
+    assert [(arm.decoding.depth, arm.decoding.k) for arm in arms.values()] == [(3, 5), (3, 5), (8, 5)]
+
+
+def test_a_failed_start_records_nothing(tmp_path):
+    def no_engine():
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        run(tmp_path, no_engine)
+    assert run(tmp_path, chunk_size=3)  # other settings than those of the failed start
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, "right", "1.0", [1.0]])
+def test_what_is_no_reward_is_refused_with_its_problem(tmp_path, value):
+    with pytest.raises(EvaluationError, match=r"for problem 'p0'; allowed: a finite number, or None"):
+        run(tmp_path, reward=lambda completions, **columns: [value] * len(completions))
+
+
+def test_a_reward_that_lacks_a_column_fails_before_the_first_token():
+    grading = Grading(exact_reward, CharacterTokenizer())
+    try_reward(grading, PROBLEMS)
+    with pytest.raises(EvaluationError, match=r"missing 1 required .*'answer' \(columns besides the problem: gold\)"):
+        try_reward(grading, [Problem("p0", "say 1", {"gold": "1"})])
 
 
 WORDS = ["<pad>", "<eos>", "<think>", "</think>", "user", "assistant", *map(str, range(10))]
