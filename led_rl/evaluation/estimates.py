@@ -225,6 +225,7 @@ def _ratio(means: Floats) -> Floats:
     return means[..., 0] / means[..., 1]
 
 
-def excludes_zero(estimate: Estimate) -> bool:
-    """Whether the interval lies on one side of 0."""
-    return estimate.low > 0 or estimate.high < 0
+def shows_difference(estimate: Estimate, level: float = 0.05) -> bool:
+    """Whether the interval lies on one side of 0 and the test, where there is one, agrees (p < `level`)."""
+    p = estimate.p_value
+    return (estimate.low > 0 or estimate.high < 0) and (p is None or math.isnan(p) or p < level)

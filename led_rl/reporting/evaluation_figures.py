@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from led_rl.evaluation.estimates import Z95, excludes_zero
+from led_rl.evaluation.estimates import Z95, shows_difference
 from led_rl.evaluation.layer_entropy import LayerEntropies, entropy_change
 from led_rl.evaluation.summary import SummaryRow, pass_ks
 from led_rl.reporting.style import (
@@ -54,7 +54,7 @@ def pass_figure(rows: Sequence[SummaryRow]) -> Figure:
 
 @styled
 def difference_figure(rows: Sequence[SummaryRow]) -> Figure:
-    """Paired differences of pass@1 and of pass@(largest k) with 95 % intervals; filled where they exclude 0."""
+    """Paired differences of pass@1 and of pass@(largest k) with 95 % intervals; filled and coloured where a difference is shown."""
     differences = [row for row in rows if row.is_difference]
     ks = pass_ks(differences)
     shown = sorted({ks[0], ks[-1]}) if ks else [1]
@@ -69,9 +69,9 @@ def difference_figure(rows: Sequence[SummaryRow]) -> Figure:
             estimate = row.metrics.get(f"pass@{k}")
             if estimate is None or math.isnan(estimate.low):
                 continue
-            shade = HIGHER if estimate.low > 0 else LOWER if estimate.high < 0 else FAINT
+            shade = FAINT if not shows_difference(estimate) else HIGHER if estimate.low > 0 else LOWER
             axes.plot([100 * estimate.low, 100 * estimate.high], [place] * 2, color=shade, lw=2.2)
-            filling = shade if excludes_zero(estimate) else "white"
+            filling = "white" if shade == FAINT else shade
             axes.plot(100 * estimate.value, place, "o", color=shade, markersize=6.5, markerfacecolor=filling)
         n = sorted({row.metrics[f"pass@{k}"].n for row in differences if f"pass@{k}" in row.metrics})
         title = f"pass@{k} (n = {' to '.join(map(str, sorted({*n[:1], *n[-1:]})))} problems)"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from led_rl.evaluation.estimates import Z95, Estimate, excludes_zero
+from led_rl.evaluation.estimates import Z95, Estimate, shows_difference
 from led_rl.evaluation.layer_entropy import entropy_change
 from led_rl.evaluation.summary import MINUS, SummaryRow
 from led_rl.reporting.content import Metric, Report, format_estimate, metrics_of, number_text
@@ -80,7 +80,7 @@ def _by_verdict(rows: Sequence[SummaryRow], metric: Metric) -> str:
 def _verdict(estimate: Estimate) -> str:
     if math.isnan(estimate.low):
         return "not estimable"
-    if not excludes_zero(estimate):
+    if not shows_difference(estimate):
         return "no difference shown"
     return "higher" if estimate.low > 0 else "lower"
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from led_rl import __version__
-from led_rl.evaluation.estimates import excludes_zero
+from led_rl.evaluation.estimates import shows_difference
 from led_rl.evaluation.records import flattened
 from led_rl.evaluation.summary import SummaryRow
 from led_rl.reporting.content import SHARE, Metric, Report, format_estimate, metrics_of, sample_sizes
@@ -125,7 +125,7 @@ def _cell(row: SummaryRow, metric: Metric) -> dict[str, Any]:
     if estimate.n != usual:
         notes.append(f"n = {estimate.n}")
     lines = [line for line in (interval, ", ".join(notes)) if line]
-    return {"value": value, "lines": lines, "certain": row.is_difference and excludes_zero(estimate)}
+    return {"value": value, "lines": lines, "certain": row.is_difference and shows_difference(estimate)}
 
 
 def _figure(name: str, svg: bytes, report: Report) -> dict[str, str]:

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from led_rl.evaluation.estimates import (
+    Estimate,
     mean_interval,
     paired_difference,
     pass_at_k,
     proportion_interval,
     ratio_difference,
     ratio_interval,
+    shows_difference,
     sign_flip_test,
     wilson_interval,
 )
@@ -227,3 +229,19 @@ def test_unequal_lengths_and_rates_outside_the_unit_interval_are_errors():
         paired_difference([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="between 0 and 1"):
         proportion_interval([0.5, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "shown"),
+    [
+        (1.6, 18.8, 0.067, False),  # the interval excludes 0, the test does not
+        (1.6, 18.8, 0.03, True),
+        (-18.8, -1.6, 0.03, True),
+        (-1.0, 18.8, 0.03, False),
+        (1.6, 18.8, None, True),  # wall times have no test
+        (1.6, 18.8, math.nan, True),
+        (math.nan, math.nan, math.nan, False),
+    ],
+)
+def test_a_difference_is_shown_where_interval_and_test_agree(low, high, p_value, shown):
+    assert shows_difference(Estimate(5.0, low, high, 64, p_value)) is shown
