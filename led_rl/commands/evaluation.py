@@ -62,6 +62,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--chunk", type=count, help="problems at a time, for resuming and timing (32, or fewer to make 8 chunks)")
     add("--correct-from", type=float, default=1.0, help="reward from which a sample is correct (%(default)s)")
     add("--seed", type=seed, default=0, help="(%(default)s)")
+    add("--regrade", action="store_true", help="grade the recorded completions anew; none is generated again")
     add("--engine", choices=("auto", "vllm", "transformers"), default="auto", help="auto: vllm where it is installed")
     return parser.parse_args(argv)
 
@@ -104,6 +105,7 @@ def _evaluate(options: argparse.Namespace) -> list[SummaryRow]:
         options.output,
         chunk_size=options.chunk,
         correct_from=options.correct_from,
+        regrade=options.regrade,
         about={"engine": name, "reward": options.reward, "reward_options": options.reward_options},
     )
     rows = summarise(records)

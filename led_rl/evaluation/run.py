@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from led_rl.engines.engine import Completion, Engine
 from led_rl.evaluation.problems import Arm, ChatTokenizer, Problem, fingerprint, prompt_ids, weights_of
-from led_rl.evaluation.records import EvaluationError, Record, RecordStore, open_records, read_records
+from led_rl.evaluation.records import EvaluationError, Record, RecordStore, block_of, open_records, read_records
 
 FORMAT = 1
 
@@ -50,6 +50,7 @@ def evaluate(
     keep_completions: int = 1,
     about: Mapping[str, Any] | None = None,
     progress: bool = True,
+    regrade: bool = False,
 ) -> list[Record]:
     """Runs what is missing in `output` and returns all of its records (see `summarise`).
 
@@ -61,6 +62,8 @@ def evaluate(
         correct_from: a sample is correct if its reward is at least this.
         keep_completions: samples per problem whose token ids are recorded (for `led_rl.evaluation.layer_entropy`).
         about: further settings to record and to insist on, such as the reward's and the engine's name.
+        regrade: grade all recorded completions anew, as after a change of the reward or of golds; none is generated
+            again.
 
     Raises:
         EvaluationError: `output` holds an evaluation with other settings, or the reward's answer does not fit.
@@ -81,7 +84,13 @@ def evaluate(
     }
     grading = Grading(reward, tokenizer, correct_from)
     chunks = math.ceil(len(problems) / chunk_size)
-    with open_records(Path(output), manifest) as store:
+    asked = {problem.id: (problem, prompt) for problem, prompt in zip(problems, prompts, strict=True)}
+    with open_records(Path(output), manifest, regrade) as store:
+        if regrade:
+            store.regrade(graded(recorded, asked, grading, keep_completions) for recorded in store.completions)
+        for recorded in store.completions:
+            if block_of(recorded[-1]) not in store.records.finished:
+                store.keep_records(*graded(recorded, asked, grading, keep_completions))
         missing = {label: _missing(store, label, chunks, list(arms)) for label in checkpoints}
         total = len(checkpoints) * chunks * len(arms)
         done = total - sum(map(len, missing.values()))
@@ -95,7 +104,11 @@ def evaluate(
                 for chunk, name in blocks:
                     rows = slice(chunk * chunk_size, (chunk + 1) * chunk_size)
                     block = _Block(label, name, chunk, list(problems[rows]), prompts[rows])
-                    speed = _run(block, arms[name], running, grading, store, keep_completions)
+                    generated = _generated(block, arms[name], running, tokenizer)
+                    store.keep_completions(*generated)
+                    completions, chunk_row = generated
+                    store.keep_records(*graded([*completions, chunk_row], asked, grading, keep_completions))
+                    speed = chunk_row["tokens"] / chunk_row["wall_s"]
                     bar.set_postfix_str(f"{label} {name}: {speed:,.0f} tokens/s")
                     bar.update()
     return read_records(output)
@@ -107,7 +120,7 @@ def _missing(store: RecordStore, checkpoint: str, chunks: int, arms: list[str]) 
         (chunk, arm)
         for chunk in range(chunks)
         for arm in (arms[(chunk + i) % len(arms)] for i in range(len(arms)))
-        if (checkpoint, arm, chunk) not in store.finished
+        if (checkpoint, arm, chunk) not in store.records.finished
     ]
 
 
@@ -126,15 +139,66 @@ class _Block:
     prompts: list[list[int]]
 
 
-def _run(block: _Block, arm: Arm, engine: Engine, grading: Grading, store: RecordStore, keep_completions: int) -> float:
-    """Generates, grades and records one block; returns its tokens per second."""
+def _generated(block: _Block, arm: Arm, engine: Engine, tokenizer: ChatTokenizer) -> tuple[list[Record], Record]:
+    """A row for each completion of the block, and the row that commits them."""
     # engines count their random streams from the first prompt of a call, so each chunk needs a seed of its own
     chunk_seed = int(np.random.SeedSequence([arm.sampling.seed, block.chunk]).generate_state(1)[0]) >> 1
     started = time.perf_counter()
     groups = engine.generate(block.prompts, arm.decoding, replace(arm.sampling, seed=chunk_seed))
     wall_s = time.perf_counter() - started
     key: Record = {"checkpoint": block.checkpoint, "arm": block.arm, "chunk": block.chunk}
-    rows = [
+    shown = tokenizer.batch_decode(block.prompts, skip_special_tokens=False)
+    rows = []
+    for problem, prompt, group in zip(block.problems, shown, groups, strict=True):
+        texts = tokenizer.batch_decode([completion.token_ids for completion in group], skip_special_tokens=True)
+        rows += [
+            {
+                "kind": "completion",
+                **key,
+                "problem": problem.id,
+                "sample": sample,
+                "seed": chunk_seed,
+                "prompt": prompt,
+                "text": text,
+                "token_ids": completion.token_ids,
+                "thinking": "".join("1" if thought else "0" for thought in completion.thinking),
+                "finished": completion.finished,
+                "statistics": completion.statistics,
+            }
+            for sample, (completion, text) in enumerate(zip(group, texts, strict=True))
+        ]
+    tokens = sum(len(completion.token_ids) for group in groups for completion in group)
+    return rows, {"kind": "chunk", **key, "problems": len(groups), "wall_s": wall_s, "tokens": tokens}
+
+
+def graded(
+    rows: Sequence[Record], asked: Mapping[str, tuple[Problem, list[int]]], grading: Grading, keep_completions: int
+) -> tuple[list[Record], Record]:
+    """A row for each problem of a block that was generated, and the row that commits them.
+
+    Args:
+        rows: of the block's completions, its chunk row last.
+        asked: problem and prompt by the problem's id.
+
+    Raises:
+        EvaluationError: a problem is not among those asked now, was asked in other words, or the reward fails.
+    """
+    *completions, chunk_row = rows
+    by_problem: dict[str, list[Record]] = {}
+    for row in completions:
+        by_problem.setdefault(row["problem"], []).append(row)
+    if unknown := [problem for problem in by_problem if problem not in asked]:
+        raise EvaluationError(
+            f"completions of problem {unknown[0]!r} are recorded, which is not among the problems now"
+        )
+    problems, prompts = (list(column) for column in zip(*(asked[problem] for problem in by_problem), strict=True))
+    shown = grading.tokenizer.batch_decode(prompts, skip_special_tokens=False)
+    for problem, prompt, group in zip(problems, shown, by_problem.values(), strict=True):
+        if prompt != group[0]["prompt"]:
+            raise EvaluationError(f"problem {problem.id!r} was asked in other words when its completions were recorded")
+    groups = [[_completion(row) for row in group] for group in by_problem.values()]
+    key = {name: chunk_row[name] for name in ("checkpoint", "arm", "chunk")}
+    return [
         {
             "kind": "problem",
             **key,
@@ -145,20 +209,20 @@ def _run(block: _Block, arm: Arm, engine: Engine, grading: Grading, store: Recor
             "answer_tokens": [len(completion.token_ids) - sum(completion.thinking) for completion in group],
             "finished": [completion.finished for completion in group],
             "prompt_ids": prompt,
-            "kept": [_kept(completion) for completion in group[:keep_completions]],
+            "kept": [
+                {"token_ids": row["token_ids"], "thinking": row["thinking"]}
+                for row in by_problem[problem.id][:keep_completions]
+            ],
         }
         for problem, prompt, group, rewards in zip(
-            block.problems, block.prompts, groups, grade(grading, block.problems, groups), strict=True
+            problems, prompts, groups, grade(grading, problems, groups), strict=True
         )
-    ]
-    tokens = sum(len(completion.token_ids) for group in groups for completion in group)
-    store.append(rows, {"kind": "chunk", **key, "problems": len(rows), "wall_s": wall_s, "tokens": tokens})
-    return tokens / wall_s
+    ], dict(chunk_row)
 
 
-def _kept(completion: Completion) -> dict[str, Any]:
-    thinking = "".join("1" if thought else "0" for thought in completion.thinking)
-    return {"token_ids": completion.token_ids, "thinking": thinking}
+def _completion(row: Record) -> Completion:
+    """A recorded completion; its log-probabilities are not recorded."""
+    return Completion(row["token_ids"], [], [flag == "1" for flag in row["thinking"]], row["finished"])
 
 
 def grade(

@@ -54,7 +54,7 @@ def pass_figure(rows: Sequence[SummaryRow]) -> Figure:
 
 @styled
 def difference_figure(rows: Sequence[SummaryRow]) -> Figure:
-    """Paired differences of pass@1 and of pass@(largest k) with 95 % intervals; filled and coloured where a difference is shown."""
+    """Paired differences of pass@1 and of pass@(largest k) with 95 % intervals; filled where one is shown."""
     differences = [row for row in rows if row.is_difference]
     ks = pass_ks(differences)
     shown = sorted({ks[0], ks[-1]}) if ks else [1]

@@ -38,8 +38,8 @@ class CharacterTokenizer:
         return [ord(letter) for letter in conversation[0]["content"]]
 
     def batch_decode(self, sequences, skip_special_tokens):
-        assert skip_special_tokens
-        return ["".join(chr(token) for token in sequence if token > 2) for sequence in sequences]
+        least = 3 if skip_special_tokens else 0
+        return ["".join(chr(token) for token in sequence if token >= least) for sequence in sequences]
 
 
 class ScriptedEngine:
@@ -165,19 +165,41 @@ def test_a_killed_process_goes_on(tmp_path):
 @pytest.mark.parametrize("lines_lost", [1, 2, 3])
 def test_a_half_written_block_is_dropped_with_a_warning(tmp_path, lines_lost, left_of_last_line):
     whole = run(tmp_path)
-    path = tmp_path / "records.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept, cut = lines[:-lines_lost], lines[-lines_lost][:left_of_last_line]
-    path.write_bytes(b"".join(kept) + cut)
+    cut(tmp_path / "records.jsonl", lines_lost, left_of_last_line)
     engine = ScriptedEngine()
     if lines_lost == 2 and not left_of_last_line:  # the last chunk holds one problem: cut exactly between two blocks
         resumed = run(tmp_path, engine)
     else:
-        with pytest.warns(UserWarning, match="dropped .* bytes of a block that was not finished"):
+        with pytest.warns(UserWarning, match=r"records\.jsonl: dropped .* bytes of a block that was not finished"):
             resumed = run(tmp_path, engine)
     assert untimed(resumed) == untimed(whole)
-    assert len(engine.calls) == (2 if lines_lost == 3 else 1)
+    assert engine.calls == []  # the completions are there: graded again, not generated
     run(tmp_path, engine)  # clean again: no warning, nothing to do
+
+
+@pytest.mark.parametrize("left_of_last_line", [0, 1, 30])
+@pytest.mark.parametrize("lines_lost", [1, 2, 4, 5, 6])
+def test_half_written_completions_are_generated_again(tmp_path, lines_lost, left_of_last_line):
+    whole = run(tmp_path)
+    completions = (tmp_path / "completions.jsonl").read_text().splitlines()
+    cut(tmp_path / "records.jsonl", 4 if lines_lost == 6 else 2, 0)  # killed before the last block was graded
+    cut(tmp_path / "completions.jsonl", lines_lost, left_of_last_line)
+    engine = ScriptedEngine()
+    if lines_lost == 5 and not left_of_last_line:  # the last chunk holds four completions and its own line
+        resumed = run(tmp_path, engine)
+    else:
+        with pytest.warns(UserWarning, match=r"completions\.jsonl: dropped .* bytes of a block that was not finished"):
+            resumed = run(tmp_path, engine)
+    assert untimed(resumed) == untimed(whole)
+    assert len(engine.calls) == (2 if lines_lost == 6 else 1)
+    again = (tmp_path / "completions.jsonl").read_text().splitlines()
+    assert [untimed([json.loads(line)]) for line in again] == [untimed([json.loads(line)]) for line in completions]
+
+
+def cut(path, lines_lost, left_of_last_line):
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept, last = lines[:-lines_lost], lines[-lines_lost][:left_of_last_line]
+    path.write_bytes(b"".join(kept) + last)
 
 
 def test_damage_before_the_end_is_an_error(tmp_path):
@@ -248,6 +270,82 @@ def test_two_evaluations_cannot_write_to_one_folder(tmp_path):
             super().load_weights(checkpoint)
 
     run(tmp_path, Nested())
+
+
+def fails(completions, **columns):
+    raise KeyError("a mistake in the reward")
+
+
+def completions_of(folder):
+    lines = map(json.loads, (folder / "completions.jsonl").read_text().splitlines())
+    return [row for row in lines if row["kind"] == "completion"]
+
+
+def test_every_completion_is_recorded_with_its_text(tmp_path):
+    records = run(tmp_path)
+    rows = completions_of(tmp_path)
+    assert len(rows) == 3 * 7 * 4
+    assert len({(row["arm"], row["problem"], row["sample"]) for row in rows}) == len(rows)
+    for row in rows:
+        assert row["prompt"] == f"say {row['problem'][1:]}"
+        assert row["text"] == "".join(chr(token) for token in row["token_ids"] if token > 2)
+        record = next(
+            r for r in records if r["kind"] == "problem" and (r["arm"], r["problem"]) == (row["arm"], row["problem"])
+        )
+        assert row["thinking"].count("1") == record["thinking_tokens"][row["sample"]]
+        assert row["finished"] == record["finished"][row["sample"]]
+        right = row["text"].endswith(row["problem"][1:])
+        assert record["correct"][row["sample"]] is (None if row["problem"] == "p3" else right)
+
+
+def test_what_was_generated_outlives_a_reward_that_fails(tmp_path):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyError):
+        run(tmp_path / "failed", reward=fails)
+    assert len(completions_of(tmp_path / "failed")) == 2 * 4
+    engine = ScriptedEngine()
+    mended = run(tmp_path / "failed", engine)
+    assert len(engine.calls) == 12 - 1
+    assert untimed(mended) == untimed(whole)
+
+
+def test_regrading_generates_nothing(tmp_path):
+    run(tmp_path / "first", reward=lambda completions, **columns: [0.5] * len(completions), about={"reward": "half"})
+    with pytest.raises(EvaluationError, match=r"about\.reward: recorded 'half', now 'exact'"):
+        run(tmp_path / "first", about={"reward": "exact"})
+    again = run(
+        tmp_path / "first",
+        lambda: pytest.fail("engine built for nothing"),
+        about={"reward": "exact"},
+        problems=[*PROBLEMS[:-1], replace(PROBLEMS[-1], columns={"answer": "x"})],  # a gold was mended
+        regrade=True,
+    )
+    expected = run(tmp_path / "second", problems=[*PROBLEMS[:-1], replace(PROBLEMS[-1], columns={"answer": "x"})])
+    assert untimed(again) == untimed(expected)
+    run(
+        tmp_path / "first",
+        lambda: pytest.fail("engine built for nothing"),
+        about={"reward": "exact"},
+        problems=[*PROBLEMS[:-1], replace(PROBLEMS[-1], columns={"answer": "x"})],
+    )  # the manifest holds the new settings
+
+
+def test_a_regrading_that_fails_changes_nothing(tmp_path):
+    before = run(tmp_path)
+    manifest = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(KeyError):
+        run(tmp_path, reward=fails, regrade=True, about={"reward": "other"})
+    assert read_records(tmp_path) == before
+    assert (tmp_path / "manifest.json").read_bytes() == manifest
+    other_words = [replace(PROBLEMS[0], problem="tell 0"), *PROBLEMS[1:]]
+    with pytest.raises(EvaluationError, match="problem 'p0' was asked in other words"):
+        run(tmp_path, problems=other_words, regrade=True)
+    with pytest.raises(EvaluationError, match=r"arms\.led\.decoding\.depth"):
+        run(tmp_path, arms=comparison_arms(list(ARMS), SAMPLING, 3, 4), regrade=True)
+    (tmp_path / "completions.jsonl").unlink()
+    with pytest.raises(EvaluationError, match=r"cannot be graded anew: completions\.jsonl lacks 12 of 12"):
+        run(tmp_path, regrade=True)
+    assert read_records(tmp_path) == before
 
 
 def test_a_reward_of_the_wrong_length_and_nan_rewards(tmp_path):
