@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOCK := launch/requirements-cpu.lock
 
-.PHONY: quickstart test lint lock clean
+.PHONY: quickstart test study-support lint lock clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/python -m led_rl.toy.quickstart $(if $(SMOKE),--smoke)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# About three hours on two cores; what exists is not done again.
+study-support: $(INSTALLED)
+	$(BIN)/python -m led_rl.toy.support_study
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

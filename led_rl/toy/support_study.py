@@ -53,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps of a run (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="seeds of an arm")
     parser.add_argument("--problems", type=int, default=PROBLEMS, help="held-out problems (%(default)s)")
+    parser.add_argument("--report-only", action="store_true", help="table and figure of what has been run so far")
     options = parser.parse_args(arguments)
-    for command in commands(options):
+    for command in [] if options.report_only else commands(options):
         print("$ " + " ".join([Path(command[0]).name, *command[1:]]), flush=True)
         if status := subprocess.run(command).returncode:
             return status
@@ -104,9 +105,13 @@ def summary_file(options: argparse.Namespace, seed: int) -> Path:
 
 def write(options: argparse.Namespace) -> None:
     """support.md, the table, and support.png."""
+    states = {name: folder / "trainer_state.json" for name, folder in checkpoints(options).items()}
+    if missing := [name for name, state in states.items() if not state.is_file()]:
+        print(f"not run: {', '.join(missing)}")
     histories = {
-        name: json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-        for name, folder in checkpoints(options).items()
+        name: json.loads(state.read_text(encoding="utf-8"))["log_history"]
+        for name, state in states.items()
+        if name not in missing
     }
     passes: dict[str, Any] = {}
     for seed in options.seeds:
@@ -122,6 +127,8 @@ def write(options: argparse.Namespace) -> None:
     for arm in ARMS:
         for seed in options.seeds:
             name = f"{arm.name}_seed{seed}"
+            if name not in passes:
+                continue
             lines.append(f"| {arm.about} | {seed} | " + " | ".join(_cells(histories[name], passes[name])) + " |")
     (options.output / "support.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     figure(histories, passes, options.seeds).savefig(options.output / "support.png", dpi=130)
@@ -154,7 +161,7 @@ def figure(histories: dict[str, Any], passes: dict[str, Any], seeds: Sequence[in
     """Mass of the policy on the support, entropy and reward over steps; pass@1 and pass@16 after training."""
     drawn, (mass, entropy, reward, pass_1, pass_16) = new_figure(5, height=3.4)
     for arm in ARMS:
-        for seed in seeds:
+        for seed in [seed for seed in seeds if f"{arm.name}_seed{seed}" in histories]:
             history = histories[f"{arm.name}_seed{seed}"]
             label = arm.about if seed == seeds[0] else ""
             keys = MASS if MASS in history[0] else RATIO, entropy_of(history), "reward"
@@ -165,16 +172,16 @@ def figure(histories: dict[str, Any], passes: dict[str, Any], seeds: Sequence[in
                 draw_series(axes, steps, smooth(values), arm.shade, label if axes is entropy else "")
     for axes, key in ((pass_1, "pass@1"), (pass_16, "pass@16")):
         for place, arm in enumerate(ARMS):
-            for seed in seeds:
+            for seed in [seed for seed in seeds if f"{arm.name}_seed{seed}" in passes]:
                 estimate = passes[f"{arm.name}_seed{seed}"][key]
                 value, low, high = (100 * estimate[part] for part in ("value", "low", "high"))
                 at = place + 0.22 * (seed - np.mean(seeds))
                 axes.errorbar(at, value, [[value - low], [high - value]], fmt="o", color=arm.shade, markersize=4)
         axes.axhline(100 * passes["base"][key]["value"], color="#7a869a", linestyle=":", linewidth=1)
-        axes.set(title=f"{key} after training, %", xticks=[], ylim=(0, None))
-    mass.set(title="policy's mass on the support", xlabel="training step")
-    entropy.set(title="policy's entropy, nats", xlabel="training step")
-    reward.set(title="reward of the rollouts", xlabel="training step")
+        axes.set(title=f"{key}, %", xticks=[], ylim=(0, None))
+    mass.set(title="mass on the support", xlabel="training step")
+    entropy.set(title="entropy, nats", xlabel="training step")
+    reward.set(title="rollout reward", xlabel="training step")
     legend_on_top(drawn, entropy)
     return drawn
 

@@ -49,7 +49,7 @@ def random_decoding(generator: random.Random) -> dict | None:
     kind = choice(["led", "led", "led", "led_reference", "top_k_control", None])
     if kind is None:
         return None
-    keys = {"led_decoding": kind, "led_k": choice([1, 2, 8, 8, 20, 200]), "led_think_only": some() < 0.8}
+    keys = {"led_decoding": kind, "led_k": choice([1, 2, 8, 8, 20, 128]), "led_think_only": some() < 0.8}
     keys |= {"led_think_start": choice(["prompt", "marker"])} | choice(MARKER_PAIRS)
     if kind == "top_k_control":
         return keys
