@@ -76,7 +76,7 @@ def main(model: str, batches: list) -> list[dict]:
     from led_rl.engines.vllm_engine import VLLMEngine
 
     sizes = {"max_model_len": 128, "max_num_seqs": 32, "tensor_parallel_size": 2}
-    llm = VLLMEngine(model, depth=8, dtype="float32", **sizes).llm
+    llm = VLLMEngine(model, depth=8, dtype="float32", support=True, **sizes).llm
     llm.collective_rpc(start_watching)
     facts = []
     for requests in batches:
@@ -87,6 +87,7 @@ def main(model: str, batches: list) -> list[dict]:
             {
                 "tokens": [list(sample.token_ids) for sample in samples],
                 "logprobs": [[s[t].logprob for s, t in zip(x.logprobs, x.token_ids, strict=True)] for x in samples],
+                "supports": [sample.sampling_mask.token_ids for sample in samples],
                 "ranks": llm.collective_rpc(watched),
             }
         )

@@ -11,6 +11,7 @@ from subprocesses import ROOT, run_command
 from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
+from led_rl.sampler.support import read_record
 
 DECODINGS = [
     {"led": 1, "led_draw": "marginal"},
@@ -100,6 +101,23 @@ def test_log_probabilities_agree_with_transformers(facts, tiny_model):
                 checked += 1
                 assert any(abs(policy[token].log().item() - logprob) < TOLERANCE for policy in may_be), settings
     assert checked == TOKENS * (len(MIXED) + len(REFERENCE))
+
+
+def test_supports_are_those_of_transformers(facts, tiny_model):
+    reference, of_candidates = TransformersEngine(tiny_model), 0
+    for requests, found in zip([MIXED, REFERENCE], facts, strict=True):
+        for (prompt, settings), tokens, records in zip(requests, found["tokens"], found["supports"], strict=True):
+            expected = policies(reference, prompt, settings, tokens)
+            for token, record, may_be in zip(tokens, records, expected, strict=True):
+                ids, explored = read_record(record)
+                of_candidates += explored >= 0
+                if not record:
+                    assert settings["top_p"] == 1
+                    continue
+                assert token in ids
+                strays = [set(policy.nonzero().flatten().tolist()) ^ set(ids) for policy in may_be]
+                assert min(map(len, strays)) <= 1  # an id at the edge of top-p may fall on either side
+    assert of_candidates > 80
 
 
 def test_both_ranks_draw_the_same_tokens_from_the_same_bits(facts):
