@@ -342,7 +342,8 @@ def test_the_paper_s_recipes_build_everything_up_to_training(decoding, tmp_path,
     assert f"recipes/grpo_{decoding}.yaml: sound" in output
 
 
-def test_zero_3_trains_on_two_processes(models, tmp_path):
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_trains_on_two_processes(models, tmp_path, stage):
     """LED of depth 1 over the whole vocabulary is the model's own distribution: the engine's log-probabilities must be
     the trainer's, also after a step, when the weights were gathered from both processes."""
     rows = [{"question": f"What is {i} + {i}?", "answer": f"Twice {i}.\n#### {2 * i}"} for i in range(16)]
@@ -352,7 +353,16 @@ def test_zero_3_trains_on_two_processes(models, tmp_path):
     run_command(
         *[BIN / "torchrun", "--nproc_per_node", "2", "--standalone", "led_rl/train.py"],
         *["recipes/gsm8k_smoke.yaml", "--model_name_or_path", models.thinks, "--dataset", data],
-        *["--output_dir", out, "--deepspeed", "launch/zero3.json", "--use_cpu", "false", "--ddp_backend", "gloo"],
+        *[
+            "--output_dir",
+            out,
+            "--deepspeed",
+            f"launch/zero{stage}.json",
+            "--use_cpu",
+            "false",
+            "--ddp_backend",
+            "gloo",
+        ],
         *["--per_device_train_batch_size", "4", "--max_completion_length", "16", "--vllm_max_model_length", "256"],
         *["--rewards", "[{name: 'letters_reward:share_of_letters'}, {name: math_answer}]"],
         *["--led_depth", "1", "--led_k", "999", "--learning_rate", "1e-3"],
@@ -364,6 +374,7 @@ def test_zero_3_trains_on_two_processes(models, tmp_path):
         assert entry["grad_norm"] > 0
         assert entry["sampling/sampling_logp_difference/max"] < 1e-5
         assert entry["led/depth_0"] == 1
+        assert entry["led/support_mass"] == pytest.approx(1.0, abs=1e-5)
     states = sorted(path.name for path in (out / "checkpoint-2" / "global_step2").iterdir())
     for rank in (0, 1):
         assert any(f"zero_pp_rank_{rank}_" in name and "optim_states" in name for name in states), states
