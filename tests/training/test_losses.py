@@ -13,7 +13,7 @@ NAMES = (
     "adapter", "adapter with reference", "gradient checkpointing", "batches split and used twice", "top entropies",
     "control", "standard, truncated",
 )  # fmt: skip
-AT_ONCE = 5  # engines of a process, a gigabyte and more each
+AT_ONCE = 3  # engines of a process, a gigabyte and more each
 
 
 @pytest.fixture(scope="module")
