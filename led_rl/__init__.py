@@ -24,9 +24,9 @@ def __getattr__(name: str) -> Any:
     if name not in PUBLIC:
         raise AttributeError(f"module 'led_rl' has no attribute {name!r}; public names: {', '.join(PUBLIC)}")
     if PUBLIC[name].startswith("led_rl.training"):
-        from led_rl.engines.environment import prepare_environment
+        from led_rl.engines.environment import prepare_training
 
-        prepare_environment()  # before torch and vLLM are imported
+        prepare_training()  # before torch and vLLM are imported
     return getattr(importlib.import_module(PUBLIC[name]), name)
 
 

@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "accuracy, speed and safety of the grader, beside math-verify",
     ),
 }
-RUN_MODELS = ("evaluate", "benchmark-loss")
+RUN_MODELS = ("evaluate", "benchmark", "benchmark-trainer", "benchmark-loss", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,10 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     module, function = COMMANDS[name][0].split(":")
     if name in RUN_MODELS:
-        from led_rl.engines.environment import has_gpu, set_cpu_environment
+        from led_rl.engines.environment import prepare_environment
 
-        if not has_gpu():
-            set_cpu_environment()  # before the command's module imports torch, which reads the number of threads
+        prepare_environment()  # before the command's module imports torch, which reads the number of threads
     try:
         return getattr(importlib.import_module(module), function)(arguments[1:])
     except KeyboardInterrupt:

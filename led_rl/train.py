@@ -8,9 +8,9 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 with one clear line on stderr when the recipe cannot be run."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    from led_rl.engines.environment import prepare_environment
+    from led_rl.engines.environment import prepare_training
 
-    prepare_environment()
+    prepare_training()
     from led_rl.decoding import UserError
     from led_rl.training.build import build_trainer
     from led_rl.training.checks import check_recipe

@@ -25,10 +25,9 @@ from led_rl.benchmarks.machine import machine, versions
 from led_rl.benchmarks.shapes import BenchmarkModel, read_checkpoint, write_shape
 from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
+from led_rl.progress_bar import ProgressBar, progress_bar
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from led_rl.engines.timed_blocks import BlockEngine, Timing
 
 PLAIN = "plain"
@@ -82,8 +81,6 @@ def benchmark(settings: Settings) -> Report:
     """Measures, prints and writes; after an interrupt, the rounds that were complete."""
     with _model(settings) as model:
         _check(settings, model)
-        from tqdm import tqdm  # what follows takes seconds to import
-
         from led_rl.benchmarks.engine_figure import benchmark_figure
         from led_rl.engines.timed_blocks import BlockError
 
@@ -96,7 +93,7 @@ def benchmark(settings: Settings) -> Report:
         print(_describe(settings, model, engines), file=sys.stderr)
         rounds = len(settings.batches) * len(settings.contexts) * settings.rounds
         try:
-            with tqdm(total=rounds, desc="benchmark", unit="round", disable=None) as bar:
+            with progress_bar(rounds, "benchmark", "round") as bar:
                 _measure(settings, model.vocab, engines, report, bar)
             report.complete = True
         except BlockError as error:
@@ -115,7 +112,7 @@ def benchmark(settings: Settings) -> Report:
 
 
 def _measure(
-    settings: Settings, vocab: int, engines: dict[str, "BlockEngine"], report: Report, bar: "tqdm[Any]"
+    settings: Settings, vocab: int, engines: dict[str, "BlockEngine"], report: Report, bar: ProgressBar
 ) -> None:
     """Fills the report's cells, round by round, and writes it after each."""
     arms = arms_of(settings)
@@ -129,11 +126,11 @@ def _measure(
         generator = random.Random(f"{settings.seed}/{batch}/{context}")
         prompts = [[generator.randrange(vocab) for _ in range(context)] for _ in range(batch)]
         if settings.explored_fraction is not None:
-            bar.set_postfix_str(f"batch {batch}, context {context}: looking for the temperature")
+            bar.note(f"batch {batch}, context {context}: looking for the temperature")
             sampling = replace(sampling, temperature=_temperature(settings.explored_fraction, block, prompts, sampling))
         cell = Cell(batch, context, sampling.temperature, [])
         report.cells.append(cell)
-        bar.set_postfix_str(f"batch {batch}, context {context}: warm-up")
+        bar.note(f"batch {batch}, context {context}: warm-up")
         for arm in arms:
             block(arm, prompts, replace(sampling, max_tokens=settings.warmup_tokens))
         for number in range(settings.rounds):
@@ -143,8 +140,7 @@ def _measure(
                 blocks.append(Block(arm, number, place, batch, **asdict(timing)))
             cell.blocks += blocks
             report.write(settings.output)
-            bar.update()
-            bar.set_postfix_str(f"batch {batch}, context {context}: {_ratios_so_far(cell)}")
+            bar.advance(note=f"batch {batch}, context {context}: {_ratios_so_far(cell)}")
 
 
 def arms_of(settings: Settings) -> dict[str, DecodingParams]:

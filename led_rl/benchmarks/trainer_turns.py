@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from tqdm import tqdm
 from transformers import TrainerCallback
 
 from led_rl.benchmarks.trainer_results import BASELINES, Step, summarise
+from led_rl.progress_bar import progress_bar
 
 
 class OverError(Exception):
@@ -113,12 +113,11 @@ def take_turns(trainers: Mapping[str, Any], turns: Turns, block: int, save: Call
         trainer.callback_handler.callbacks.insert(0, Stopwatch(arm, trainer, turns, block))
         threads.append(threading.Thread(target=train, args=(trainer,), name=arm, daemon=True))
     whole = True
-    with tqdm(total=len(turns.order), desc="benchmark", unit="turn", disable=None) as bar:
+    with progress_bar(len(turns.order), "benchmark", "turn") as bar:
 
         def between() -> None:
             save(turns.steps)
-            bar.set_postfix_str(_ratios_so_far(turns.steps), refresh=False)
-            bar.update()
+            bar.advance(note=_ratios_so_far(turns.steps))
 
         turns.between = between
         for thread in threads:

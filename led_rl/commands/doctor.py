@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import Any
 
 from led_rl.commands.arguments import Parser
-from led_rl.engines.environment import has_gpu, set_cpu_environment
 from led_rl.engines.self_check import (
     Check,
     check_architecture,
@@ -83,9 +82,6 @@ def report(options: argparse.Namespace) -> int:
 
 def check_machine(options: argparse.Namespace) -> Iterator[Check]:
     """The installation and, if one is named, the model."""
-
-    if not has_gpu():
-        set_cpu_environment()  # before torch and vLLM are imported
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the checks read the engine's sampler
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 

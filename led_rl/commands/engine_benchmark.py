@@ -8,7 +8,7 @@ from pathlib import Path
 from led_rl.benchmarks.engine_settings import ARMS, BenchmarkError, Settings
 from led_rl.benchmarks.shapes import SHAPES
 from led_rl.commands.arguments import Parser, count, counts, fraction, limit, output_folder, temperature
-from led_rl.engines.environment import has_gpu, set_cpu_environment
+from led_rl.engines.environment import has_gpu
 
 PROGRAM = "led-rl benchmark"
 DESCRIPTION = """\
@@ -44,9 +44,7 @@ def set_environment(settings: Settings) -> None:
     if settings.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     if not settings.eager:
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "0")
-    if not has_gpu():
-        set_cpu_environment()
+        os.environ["TORCHDYNAMO_DISABLE"] = "0"
 
 
 def parse(arguments: Sequence[str]) -> Settings:

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def grade_file(source: Path, target: Path, reward: MathAnswer, overwrite: bool = False) -> Counter[str]:
     """Counts of correct, wrong, unusable (gold), bad (row) and lost (limits). Raises GradingError."""
-    from tqdm import tqdm
+    from led_rl.progress_bar import progress_bar  # rich takes a while to import
 
     if not source.is_file():
         raise GradingError(f"input {source} is {'a folder' if source.is_dir() else 'not there'}")
@@ -97,7 +97,7 @@ def grade_file(source: Path, target: Path, reward: MathAnswer, overwrite: bool =
         with (
             source.open("rb") as reading,
             target.open("w+b" if overwrite or not target.exists() else "r+b") as writing,
-            tqdm(total=source.stat().st_size, unit="B", unit_scale=True, desc="grading", disable=None) as bar,
+            progress_bar(source.stat().st_size, "grading", "B") as bar,
         ):
             rows = _rows(reading, counts, bar)
             _skip_finished(rows, writing, source, target, counts)
@@ -116,14 +116,14 @@ def grade_file(source: Path, target: Path, reward: MathAnswer, overwrite: bool =
 
 def _rows(reading: BinaryIO, counts: Counter[str], bar: Any) -> Iterator[Row]:
     for number, line in enumerate(reading, start=1):
-        bar.update(len(line))
+        bar.advance(len(line))
         if not line.strip():
             continue
         try:
             yield _row(number, line)
         except ValueError as error:
             counts["bad"] += 1
-            bar.write(f"line {number}: {error}", file=sys.stderr)
+            bar.write(f"line {number}: {error}")
 
 
 def _row(number: int, line: bytes) -> Row:

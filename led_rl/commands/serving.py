@@ -5,7 +5,6 @@ LED has the options below; everything else on the command line goes to vLLM's ow
 
 import argparse
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -50,11 +49,9 @@ def main(arguments: Sequence[str]) -> int:
     led, vllm_arguments = parse(arguments)
     if any(re.match(r"-h$|--help(=|$)", argument) for argument in vllm_arguments):
         print(HELP)
-    from led_rl.engines.environment import has_gpu, set_cpu_environment
+    from led_rl.engines.environment import prepare_environment
 
-    if not has_gpu():
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
-        set_cpu_environment()  # before torch and vLLM are imported
+    prepare_environment(VLLM_LOGGING_LEVEL="INFO")  # before torch and vLLM are imported
     from led_rl.engines.vllm_server import serve
 
     try:

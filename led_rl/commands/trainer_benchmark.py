@@ -10,11 +10,9 @@ from led_rl.benchmarks.trainer_benchmark import (
     SMOKE,
     WARM_UP,
     Options,
-    TrainerBenchmarkError,
     benchmark,
 )
 from led_rl.commands.arguments import Parser, count, output_folder
-from led_rl.engines.environment import has_gpu, set_cpu_environment
 
 PROGRAM = "led-rl benchmark-trainer"
 
@@ -27,15 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = parse(arguments)
     output_folder(options.output)
-    if not has_gpu():  # before torch and vLLM are imported
-        set_cpu_environment()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    try:
-        complete = benchmark(options)
-    except ValueError as error:
-        if not _is_for_the_user(error):
-            raise
-        raise TrainerBenchmarkError(str(error)) from error
+    complete = benchmark(options)
     print(f"\nresults: {options.output / RESULTS}, {options.output / FIGURE}")
     return 0 if complete else 130
 
@@ -59,11 +50,3 @@ def parse(arguments: Sequence[str]) -> Options:
     given, overrides = parser.parse_known_args(rest)
     rounds = given.rounds or (2 if given.smoke else 8)
     return Options(recipe, (*(SMOKE if given.smoke else ()), *overrides), given.steps, rounds, given.output)
-
-
-def _is_for_the_user(error: Exception) -> bool:
-    from led_rl.data import DatasetError
-    from led_rl.training.checks import CheckError
-    from led_rl.training.config import RecipeError
-
-    return isinstance(error, CheckError | DatasetError | RecipeError)

@@ -27,13 +27,22 @@ def set_cpu_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def prepare_environment() -> None:
-    """What must be set before torch and vLLM are imported; on a machine with GPUs, next to nothing."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if has_gpu():
-        return
-    set_cpu_environment()
-    if importlib.util.find_spec("deepspeed") is not None:
+def prepare_environment(**defaults: str) -> None:
+    """What must be set before torch and vLLM are imported; on a machine with GPUs, next to nothing.
+
+    Args:
+        defaults: environment variables to set, where they are not set, before the others.
+    """
+    for name, value in {**defaults, "TOKENIZERS_PARALLELISM": "false"}.items():
+        os.environ.setdefault(name, value)
+    if not has_gpu():
+        set_cpu_environment()
+
+
+def prepare_training() -> None:
+    """`prepare_environment`, and keeps DeepSpeed from compiling on a machine without GPUs."""
+    prepare_environment()
+    if not has_gpu() and importlib.util.find_spec("deepspeed") is not None:
         # DeepSpeed would compile its shared-memory collective for minutes, and a killed build hangs the next one.
         import deepspeed.ops
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from led_rl.engines.engine import Completion, Engine
 from led_rl.evaluation.problems import Arm, ChatTokenizer, Problem, fingerprint, prompt_ids, weights_of
 from led_rl.evaluation.records import EvaluationError, Record, RecordStore, block_of, open_records, read_records
+from led_rl.progress_bar import progress_bar
 
 FORMAT = 1
 
@@ -94,7 +94,7 @@ def evaluate(
         missing = {label: _missing(store, label, chunks, list(arms)) for label in checkpoints}
         total = len(checkpoints) * chunks * len(arms)
         done = total - sum(map(len, missing.values()))
-        with tqdm(total=total, initial=done, desc="evaluate", unit="chunk", disable=not progress) as bar:
+        with progress_bar(total, "evaluate", "chunk", done, shown=progress) as bar:
             for label, blocks in missing.items():
                 if not blocks:
                     continue
@@ -109,8 +109,7 @@ def evaluate(
                     completions, chunk_row = generated
                     store.keep_records(*graded([*completions, chunk_row], asked, grading, keep_completions))
                     speed = chunk_row["tokens"] / chunk_row["wall_s"]
-                    bar.set_postfix_str(f"{label} {name}: {speed:,.0f} tokens/s")
-                    bar.update()
+                    bar.advance(note=f"{label} {name}: {speed:,.0f} tokens/s")
     return read_records(output)
 
 

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from led_rl.benchmarks.shapes import SHAPES
+from led_rl.progress_bar import progress_bar
 from led_rl.toy.countdown import build_tokenizer, problems, traces
 
 DEFAULT_STEPS = 1200
@@ -159,17 +159,15 @@ def _train(
     save: Callable[[], None],
     save_every: int,
 ) -> None:
-    bar = tqdm(total=settings.steps, initial=progress.step, desc="warm-up", unit="step", mininterval=1.0)
     data = batches(tokenizer, settings.seed, settings.batch_size, progress.step)
     clock = time.perf_counter()
-    with bar:
+    with progress_bar(settings.steps, "warm-up", "step", progress.step) as bar:
         while progress.step < settings.steps:
             loss = _train_step(progress, settings.learning_rate_at(progress.step), *next(data))
             progress.losses.append(loss)
             progress.seconds += time.perf_counter() - clock
             clock = time.perf_counter()
-            bar.set_postfix(loss=f"{fmean(progress.losses[-LOSS_WINDOW:]):.3f}", refresh=False)
-            bar.update()
+            bar.advance(note=f"loss {fmean(progress.losses[-LOSS_WINDOW:]):.3f}")
             if progress.step % save_every == 0:
                 save()
 

@@ -1,18 +1,37 @@
 """The training bar: one readable line a step instead of a dict of sixty metrics."""
 
+from contextlib import ExitStack
 from typing import Any
 
-from transformers.trainer_callback import ProgressCallback
+from transformers import TrainerCallback
+
+from led_rl.progress_bar import ProgressBar, progress_bar
 
 
-class StepProgress(ProgressCallback):
-    """transformers' progress bar; logged steps are written as reward, lengths, LED's exploration and wall time."""
+class StepProgress(TrainerCallback):
+    """A bar over the steps of the run; logged steps are lines of reward, lengths, LED's exploration and wall time."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._bar: ProgressBar | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self._bar = self._open.enter_context(
+                progress_bar(state.max_steps, "training", "step", state.global_step, log_every=float("inf"))
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.advance()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or self.training_bar is None or not logs:
-            return
-        if "reward" in logs:
-            self.training_bar.write(describe(state.global_step, state.max_steps, logs))
+        if self._bar is not None and logs and "reward" in logs:
+            self._bar.write(describe(state.global_step, state.max_steps, logs))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar = None
+        self._open.close()
 
 
 def describe(step: int, steps: int, logs: dict[str, Any]) -> str:

@@ -8,9 +8,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from led_rl.engines.environment import prepare_environment
+from led_rl.engines.environment import prepare_training
 
-prepare_environment()
+prepare_training()
 
 import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
