@@ -153,12 +153,12 @@ class LEDVLLMGeneration(VLLMGeneration):
         build = trl_generation.LLM
         cpu = {} if torch.cuda.is_available() else CPU_ENGINE_ARGUMENTS
 
-        def build_with_ours(**trl_arguments: Any) -> Any:
+        def build_engine(**trl_arguments: Any) -> Any:
             # TRL seeds the engine with the rank alone, which also reseeds this process: pass the run's seed on.
             seed = (self.run_seed * 1_000_003 + trl_arguments.pop("seed")) % 2**31
             return build(**{**trl_arguments, "seed": seed, **cpu, **self.engine_arguments})
 
-        with engine_environment(self.options), replaced(trl_generation, "LLM", build_with_ours):
+        with engine_environment(self.options), replaced(trl_generation, "LLM", build_engine):
             return super()._init_vllm()
 
     def sync_weights(self) -> None:

@@ -17,6 +17,7 @@ from datasets import Dataset  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
+from led_rl.engines.vllm_engine import model_runner  # noqa: E402
 from led_rl.sampler.capture_options import EngineOptions  # noqa: E402
 from led_rl.training.config import LEDGRPOConfig  # noqa: E402
 from led_rl.training.rollout import LEDVLLMGeneration, rollouts_by  # noqa: E402
@@ -99,7 +100,7 @@ def outcome(trainer) -> dict:
 
 
 def engine_model(trainer):
-    return trainer.vllm_generation.llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
+    return model_runner(trainer.vllm_generation.llm).model
 
 
 def train(model: str, folder: Path) -> dict:

@@ -29,7 +29,7 @@ from agreement import CLOSE, THINK, random_text, sampling_params
 from test_led_in_vllm import draws, mixed_requests
 
 from led_rl.engines.transformers_engine import TransformersEngine
-from led_rl.engines.vllm_engine import VLLMEngine, request_decoder
+from led_rl.engines.vllm_engine import VLLMEngine, model_runner, request_decoder
 
 if has_gpu():
     agreement.TOLERANCE = 5e-3  # attention kernels multiply float32 as TF32
@@ -86,7 +86,7 @@ def agree(llm, reference, prompts, params):
 
 
 def watch_slots(model_state) -> list[tuple[int, bool]]:
-    """Fills as requests are admitted: their slot, and whether they ask for a decoding of ours."""
+    """Fills as requests are admitted: their slot, and whether they ask for LED."""
     admitted, admit = [], model_state.add_request
 
     def add_request(slot, request):
@@ -98,16 +98,16 @@ def watch_slots(model_state) -> list[tuple[int, bool]]:
 
 
 def slots_that_led_left(admitted: list[tuple[int, bool]]) -> int:
-    """Requests that decode as usual in a slot whose last request was ours."""
+    """Requests that decode as usual in a slot whose last request asked for LED."""
     count, last = 0, {}
-    for slot, ours in admitted:
-        count += last.get(slot, False) and not ours
-        last[slot] = ours
+    for slot, led in admitted:
+        count += last.get(slot, False) and not led
+        last[slot] = led
     return count
 
 
 def steps_without_waiting(decoder, generate) -> int:
-    """Raises if our draw waits for the device; the number of draws. A first, equal run tunes kernels and verifies."""
+    """Raises if LED's draw waits for the device; the number of draws. A first, equal run tunes kernels and verifies."""
     generate()
     count, draw = 0, decoder.draw
 
@@ -152,7 +152,7 @@ def main(model: str, requests: dict) -> dict:
         disable_log_stats=False,
     )
     llm, config = engine.llm, engine.llm.llm_engine.vllm_config
-    runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
+    runner = model_runner(llm)
     decoder, reference = request_decoder(llm), TransformersEngine(model)
     facts: dict = {
         "runner": [cls.__module__ for cls in type(runner).__mro__],

@@ -187,7 +187,7 @@ def test_unusable_golds_are_dropped_if_the_recipe_says_so(run_file, refused, tmp
 
 def test_rows_without_the_answer_that_the_recipe_extracts(run_file, refused, tmp_path):
     golds = ["\\boxed{1}", "no box", "so $\\boxed 2$.", "\\boxed{"]
-    # also where no reward of ours reads the golds
+    # also where no reward reads the golds
     for rewards in ([{"name": "math_answer", "workers": 1}], [{"name": "think_format"}]):
         changes = {"answer_extraction": "last_box", "rewards": rewards}
         path = run_file(**changes)

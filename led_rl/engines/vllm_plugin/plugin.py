@@ -31,6 +31,13 @@ def register() -> None:
             f"led-rl knows vLLM {', '.join(KNOWN_VERSIONS)}, and this is {vllm.__version__}. "
             "Install a known version, or uninstall led-rl to use this one without LED."
         )
+    try:
+        _install(version)
+    except ImportError as error:
+        raise RuntimeError(f"led-rl changes parts of vLLM that {vllm.__version__} lacks: {error}") from error
+
+
+def _install(version: str) -> None:
     check_requests_at_submission()
     check_requests_before_streaming()
     options = EngineOptions.from_environment()
@@ -55,17 +62,22 @@ def register() -> None:
 
 def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     """Puts `make(original)` in the place of `owner.name`, once; raises RuntimeError if there is no such name."""
-    original = getattr(owner, name, None)
-    if original is None:
-        raise RuntimeError(
-            f"led-rl replaces {owner.__name__}.{name} of vLLM, and this vLLM has no such name: led-rl knows vLLM "
-            f"{', '.join(KNOWN_VERSIONS)}"
-        )
+    original = named(owner, name)
     if hasattr(original, "led_rl"):
         return
     replacement = make(original)
     replacement.led_rl = True
     setattr(owner, name, replacement)
+
+
+def named(owner: Any, name: str) -> Any:
+    """`owner.name`, which a patch replaces or changes; raises RuntimeError if there is no such name."""
+    if not hasattr(owner, name):
+        raise RuntimeError(
+            f"led-rl changes {owner.__name__}.{name} of vLLM, and this vLLM has no such name: led-rl knows vLLM "
+            f"{', '.join(KNOWN_VERSIONS)}"
+        )
+    return getattr(owner, name)
 
 
 def register_models() -> None:
@@ -81,7 +93,7 @@ def register_models() -> None:
 
     for architecture in ARCHITECTURES:
         ModelRegistry.register_model(architecture, f"led_rl.engines.vllm_plugin.models:LED{architecture}")
-    utils._MODEL_ARCH_BY_HASH.clear()
+    named(utils, "_MODEL_ARCH_BY_HASH").clear()
 
 
 def draw_in_runner_v1() -> None:
@@ -97,8 +109,9 @@ def draw_in_runner_v1() -> None:
 
     from led_rl.engines.vllm_plugin.runner_v1 import LEDBatch, prepare_inputs_and_rows, sample_with_led
 
-    if LEDBatch not in logits_processor.BUILTIN_LOGITS_PROCESSORS:
-        logits_processor.BUILTIN_LOGITS_PROCESSORS.append(LEDBatch)
+    processors = named(logits_processor, "BUILTIN_LOGITS_PROCESSORS")
+    if LEDBatch not in processors:
+        processors.append(LEDBatch)
     replace(Sampler, "sample", sample_with_led)
     replace(GPUModelRunner, "_prepare_inputs", prepare_inputs_and_rows)
 
@@ -221,6 +234,6 @@ def keep_over_sleep(model: Any, tensors: dict[str, Tensor]) -> None:
 
     for name, tensor in tensors.items():
         model.register_buffer(name, tensor, persistent=False)
-    reload_meta.SKIP_TENSORS.update(tensors)
+    named(reload_meta, "SKIP_TENSORS").update(tensors)
     if hasattr(reload_meta, "SKIP_LOAD_TENSORS"):  # vLLM 0.26 has the first alone
         reload_meta.SKIP_LOAD_TENSORS.update(tensors)

@@ -139,12 +139,12 @@ def check_agreement(
             standard = standard_policy(logits[:, 0], Sampling(*settings))
             control = standard_policy(logits[:, 0], Sampling(param.temperature, top_k=decoding.k))
             for step, token in enumerate(tokens):
-                ours = not decoding.is_standard and (thinking[step] or not decoding.think_only)
+                by_led = not decoding.is_standard and (thinking[step] or not decoding.think_only)
                 logprob = sample.logprobs[step][token].logprob if sample.logprobs else None
                 found = traced.get((i, len(prompt) - 1 + step), [])
                 assert decoding.is_standard or found, f"request {i}: token {step} was not followed"
                 expected = {"standard": standard[step]}
-                if ours:
+                if by_led:
                     draws = _agreeing(found, posteriors[step])
                     assert draws, f"request {i}, token {step}: no step of the engine agrees with transformers"
                     seen["tables"] += any(draw.read is not None and bool(draw.read[at]) for draw, at in draws)
@@ -160,10 +160,10 @@ def check_agreement(
                         continue
                 if sample.sampling_mask is not None:
                     record = sample.sampling_mask.token_ids[step]
-                    final = posteriors[step, 0] if ours else None
+                    final = posteriors[step, 0] if by_led else None
                     assert _supports(record, expected.values(), token, final, param), (i, step, record)
                     seen["supports"] += 1
-                    seen["truncated supports"] += not ours and bool(record)
+                    seen["truncated supports"] += not by_led and bool(record)
                 if logprob is not None:
                     agrees = [abs(policy[token].log().item() - logprob) < tolerance for policy in expected.values()]
                     assert any(agrees), (i, step, logprob, {k: p[token].log().item() for k, p in expected.items()})

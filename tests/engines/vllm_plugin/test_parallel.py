@@ -81,13 +81,13 @@ def policies(reference, prompt, settings, tokens) -> list[list[torch.Tensor]]:
         torch.zeros_like(logits).scatter_(-1, led.candidates, branch) for branch in (led.mu, led.explore, led.exploit)
     )
     if decoding.decoding == "top_k_control":
-        ours = [standard_policy(logits, Sampling(temperature, top_k=decoding.k))]
+        policies = [standard_policy(logits, Sampling(temperature, top_k=decoding.k))]
     else:
-        ours = [q, b] if decoding.decoding == "led" and decoding.draw == "coin" else [mu]
+        policies = [q, b] if decoding.decoding == "led" and decoding.draw == "coin" else [mu]
     thinking = reference.markers(decoding).thinking_mask(prompt, tokens)
     last = len(prompt) - 1
     return [
-        [policy[last + step] for policy in (ours if thinks and not decoding.is_standard else [standard])]
+        [policy[last + step] for policy in (policies if thinks and not decoding.is_standard else [standard])]
         for step, thinks in enumerate(thinking)
     ]
 
@@ -132,12 +132,14 @@ def test_both_ranks_draw_the_same_tokens_from_the_same_bits(facts):
 def test_seeded_thinking_requests_draw_the_tokens_of_one_rank_alone(mixed, engine):
     if torch.cuda.is_available():
         pytest.skip("products in TF32 may tip a draw: compared on CPU")
-    ours = [i for i, (_, settings) in enumerate(MIXED) if settings["extra_args"] and "seed" in settings]
-    ours = [i for i in ours if CLOSE not in MIXED[i][0] + mixed["tokens"][i]]  # after thinking vLLM's generators draw
-    assert len(ours) > 6
-    prompts = [{"prompt_token_ids": MIXED[i][0]} for i in ours]
-    outputs = engine.llm.generate(prompts, [sampling_params(**MIXED[i][1]) for i in ours], use_tqdm=False)
-    assert [list(output.outputs[0].token_ids) for output in outputs] == [mixed["tokens"][i] for i in ours]
+    led_rows = [i for i, (_, settings) in enumerate(MIXED) if settings["extra_args"] and "seed" in settings]
+    led_rows = [
+        i for i in led_rows if CLOSE not in MIXED[i][0] + mixed["tokens"][i]
+    ]  # after thinking vLLM's generators draw
+    assert len(led_rows) > 6
+    prompts = [{"prompt_token_ids": MIXED[i][0]} for i in led_rows]
+    outputs = engine.llm.generate(prompts, [sampling_params(**MIXED[i][1]) for i in led_rows], use_tqdm=False)
+    assert [list(output.outputs[0].token_ids) for output in outputs] == [mixed["tokens"][i] for i in led_rows]
 
 
 def test_led_gathers_one_number_and_k_logits_for_a_layer_and_never_its_logits(mixed):

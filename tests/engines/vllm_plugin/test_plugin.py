@@ -104,3 +104,15 @@ def test_plain_vllm_with_its_engine_in_another_process_samples_led(tiny_model, t
                 row = len(prompt) - 1 + step
                 mu = led.mu[row][led.candidates[row] == token]
                 assert logprob == pytest.approx(mu.log().item(), abs=1e-5)
+
+
+def test_a_part_of_vllm_that_is_gone_is_named(monkeypatch):
+    from vllm.v1.sample import logits_processor
+
+    from led_rl.engines.vllm_plugin.plugin import named, replace
+
+    monkeypatch.delattr(logits_processor, "BUILTIN_LOGITS_PROCESSORS")
+    with pytest.raises(RuntimeError, match=r"logits_processor\.BUILTIN_LOGITS_PROCESSORS of vLLM, and this vLLM has no"):
+        named(logits_processor, "BUILTIN_LOGITS_PROCESSORS")
+    with pytest.raises(RuntimeError, match="no such name"):
+        replace(logits_processor, "BUILTIN_LOGITS_PROCESSORS", lambda original: original)
