@@ -17,7 +17,7 @@ SOURCES = sorted([*ROOT.glob("led_rl/**/*.py"), *ROOT.glob("rewards/**/*.py")])
 METHOD = {"led_rl.led", "led_rl.decoding", "led_rl.thinking"}
 # The floors of led_rl, from the ground up: imports run down or stay on a floor, and the two middle rooms are apart.
 FLOORS = (
-    ("led", "decoding", "thinking", "progress_bar"),
+    ("led", "decoding", "thinking", "terminal"),
     ("sampler",),
     ("engines",),
     ("data", "training", "evaluation"),

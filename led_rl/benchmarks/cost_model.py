@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from led_rl.benchmarks.shapes import Shape as BenchmarkShape
-from led_rl.reporting.console import text_table
+from led_rl.terminal.tables import text_table
 
 # Of one step, counted in the code: (states, phases, the final layer, scores and statistics; latent layers). On a CPU
 # calls into torch, NumPy and compiled loops (engines/cpu_draw.py), else launches, at depth 8 (engines/device_draw.py).

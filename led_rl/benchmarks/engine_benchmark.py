@@ -25,7 +25,7 @@ from led_rl.benchmarks.machine import machine, versions
 from led_rl.benchmarks.shapes import BenchmarkModel, read_checkpoint, write_shape
 from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
-from led_rl.progress_bar import ProgressBar, progress_bar
+from led_rl.terminal.progress_bar import ProgressBar, progress_bar
 
 if TYPE_CHECKING:
     from led_rl.engines.timed_blocks import BlockEngine, Timing

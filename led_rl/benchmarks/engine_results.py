@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from led_rl.benchmarks.ratios import Ratios, spread, within
-from led_rl.reporting.console import text_table
+from led_rl.terminal.tables import text_table
 
 STANDARD = "standard"
 

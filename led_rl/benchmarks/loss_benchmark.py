@@ -16,7 +16,7 @@ from typing import Any
 from led_rl.benchmarks.machine import machine, versions
 from led_rl.benchmarks.ratios import Ratios, spread, within
 from led_rl.benchmarks.shapes import write_shape
-from led_rl.reporting.console import text_table
+from led_rl.terminal.tables import text_table
 
 RESULTS = "benchmark-loss.json"
 ARMS = ("vocabulary", "sampled")

@@ -11,7 +11,7 @@ from statistics import fmean, geometric_mean, median
 from typing import Any
 
 from led_rl.benchmarks.ratios import Ratios, spread, within
-from led_rl.reporting.console import text_table
+from led_rl.terminal.tables import text_table
 
 TRL, AGAIN, STANDARD = "trl", "trl_again", "led_trainer"
 BASELINES = (TRL, AGAIN)

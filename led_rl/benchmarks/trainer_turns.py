@@ -10,7 +10,7 @@ from accelerate.utils import set_seed
 from transformers import TrainerCallback
 
 from led_rl.benchmarks.trainer_results import BASELINES, Step, summarise
-from led_rl.progress_bar import progress_bar
+from led_rl.terminal.progress_bar import progress_bar
 
 
 class OverError(Exception):

@@ -7,7 +7,7 @@ from pathlib import Path
 from led_rl.benchmarks.shapes import SHAPES
 from led_rl.commands.arguments import Parser, share
 from led_rl.decoding import UserError
-from led_rl.reporting.console import text_table
+from led_rl.terminal.tables import text_table
 
 DESCRIPTION = """\
 led-rl cost-model FILE: what the model predicts for a benchmark's sizes, beside what it measured.

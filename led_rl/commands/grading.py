@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def grade_file(source: Path, target: Path, reward: MathAnswer, overwrite: bool = False) -> Counter[str]:
     """Counts of correct, wrong, unusable (gold), bad (row) and lost (limits). Raises GradingError."""
-    from led_rl.progress_bar import progress_bar  # rich takes a while to import
+    from led_rl.terminal.progress_bar import progress_bar  # rich takes a while to import
 
     if not source.is_file():
         raise GradingError(f"input {source} is {'a folder' if source.is_dir() else 'not there'}")

@@ -16,7 +16,7 @@ import numpy as np
 from led_rl.engines.engine import Completion, Engine
 from led_rl.evaluation.problems import Arm, ChatTokenizer, Problem, fingerprint, prompt_ids, weights_of
 from led_rl.evaluation.records import EvaluationError, Record, RecordStore, block_of, open_records, read_records
-from led_rl.progress_bar import progress_bar
+from led_rl.terminal.progress_bar import progress_bar
 
 FORMAT = 1
 

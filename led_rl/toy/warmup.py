@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from led_rl.benchmarks.shapes import SHAPES
-from led_rl.progress_bar import progress_bar
+from led_rl.terminal.progress_bar import progress_bar
 from led_rl.toy.countdown import build_tokenizer, problems, traces
 
 DEFAULT_STEPS = 1200

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from led_rl.progress_bar import ProgressBar, progress_bar
+from led_rl.terminal.progress_bar import ProgressBar, progress_bar
 
 
 class StepProgress(TrainerCallback):

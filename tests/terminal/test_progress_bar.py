@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.progress import Progress
 
-from led_rl.progress_bar import amount, progress_bar
+from led_rl.terminal.progress_bar import amount, progress_bar
 
 
 def test_a_log_gets_the_lines_that_are_written_and_one_at_the_end(capsys):
@@ -40,7 +40,7 @@ def test_a_hidden_bar_writes_nothing(capsys):
 
 def test_a_terminal_sees_the_bar_move():
     code = (
-        "from led_rl.progress_bar import progress_bar\nimport time\n"
+        "from led_rl.terminal.progress_bar import progress_bar\nimport time\n"
         "with progress_bar(2_000_000, 'grading', 'B') as bar:\n"
         "    bar.write('line 7: no column')\n    bar.advance(2_000_000, note='done')\n    time.sleep(0.3)\n"
     )
