@@ -19,6 +19,7 @@ class ProgressBar:
     def __init__(self, progress: Progress, task: TaskID, unit: str, log_every: float) -> None:
         self._progress, self._task, self._unit, self._log_every = progress, task, unit, log_every
         self._logged = time.monotonic()
+        self._told = ""
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """`steps` more are done; `note` replaces what stands at the end of the bar."""
@@ -38,8 +39,12 @@ class ProgressBar:
     def _log(self) -> None:
         self._logged = time.monotonic()
         task = self._progress.tasks[0]
-        left = "" if task.time_remaining is None else f", {task.time_remaining:.0f} s left"
-        self.write(f"{task.description}: {amount(task, self._unit)}{left} {task.fields['note']}".rstrip())
+        speed = speed_of(task)
+        left = f", {task.remaining / speed:.0f} s left" if task.remaining and speed else ""
+        line = f"{task.description}: {amount(task, self._unit)}{left} {task.fields['note']}".rstrip()
+        if line != self._told:
+            self.write(line)
+        self._told = line
 
 
 @contextmanager
@@ -68,7 +73,7 @@ def progress_bar(
         disable=not shown or not console.is_terminal,
     )
     with progress:
-        task = progress.add_task(description, total=total, completed=done, note="")
+        task = progress.add_task(description, total=total, completed=done, note="", before=done)
         bar = ProgressBar(progress, task, unit, log_every if shown else float("inf"))
         yield bar
         if shown and not console.is_terminal:
@@ -86,9 +91,14 @@ class _Amount(TextColumn):
         return Text(amount(task, self._unit))
 
 
+def speed_of(task: Task) -> float:
+    """Steps a second since the bar began; 0 where nothing is done."""
+    return (task.completed - task.fields["before"]) / task.elapsed if task.elapsed else 0.0
+
+
 def amount(task: Task, unit: str) -> str:
     """`12/40 steps, 1.5/s`, or `3.1 MB/20.0 MB, 1.2 MB/s` for bytes."""
-    done, total, speed = int(task.completed), int(task.total or 0), task.speed or 0.0
+    done, total, speed = int(task.completed), int(task.total or 0), speed_of(task)
     if unit == "B":
         return f"{decimal(done)}/{decimal(total)}, {decimal(int(speed))}/s"
     pace = f"{speed:.1f}/s" if speed >= 1 or not speed else f"{1 / speed:.1f} s each"
