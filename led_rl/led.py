@@ -149,9 +149,9 @@ def explore_branch(
     """q, (rows, k) float64, and j*, (rows,): the aggregate of largest entropy. Arguments as in `combine`.
 
     Entropies that differ by less than TIE are a tie, and the first wins: layers that agree exactly would otherwise be
-    told apart by rounding.
+    told apart by rounding. A latent layer that overflowed has posteriors of NaN: they count as 0.
     """
-    floored = posteriors.double().clamp_min(eps) * allowed[:, None]  # (rows, depth, k)
+    floored = posteriors.double().nan_to_num(0.0).clamp_min(eps) * allowed[:, None]  # (rows, depth, k)
     takes_all: bool | Tensor
     if isinstance(aggregation, str):
         aggregates, takes_all = _aggregates(floored, aggregation), aggregation == "mean_all"

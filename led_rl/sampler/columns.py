@@ -8,11 +8,11 @@ from led_rl.decoding import DECODINGS
 KNOWN, DECODING, DEPTH, K, EXPLOIT, COIN, AGGREGATION, NORMED, GREEDY, KEY, ORDER = range(11)
 NEVER, ALWAYS = 0, 1  # states of rows that never, and always, decode as their request asks
 # Columns of each slot's sums; the columns from DEPTHS on count rows by the number of latent layers they aggregated.
-ROWS, EXPLORED, CONFIDENCE, ENTROPY, ENTROPY_FINAL, DEPTHS = range(6)
+ROWS, EXPLORED, CONFIDENCE, ENTROPY, UNDRAWABLE, ENTROPY_FINAL, DEPTHS = range(7)
 MEAN_ALL, MAX_ENTROPY_LAYER, PRODUCT = 1, 2, 3  # codes of AGGREGATIONS; 0 is the cumulative sum
 LED = DECODINGS.index("led")
 LARGEST_UNIFORM = 1 - 2.0**-52
-STATISTICS = ("rows", "explored", "confidence", "entropy_mu", "entropy_final")
+STATISTICS = ("rows", "explored", "confidence", "entropy_mu", "undrawable", "entropy_final")
 
 
 def named_statistics(values: Sequence[float]) -> dict[str, float]:

@@ -1,4 +1,10 @@
-"""The final layer's part of a draw: its most probable tokens, their log-probabilities, its entropy."""
+"""The final layer's part of a draw: its most probable tokens, their log-probabilities, its entropy.
+
+A row is undrawable if its logits are no distribution: every token is masked (-inf), or one of them is NaN or +inf. vLLM's
+own sampler then draws token 0, and at temperature 0 the first token of the largest logit, where NaN is largest. LED
+draws the same (the kernels of a GPU take NaN and +inf for equally large): that token is the only candidate, of
+probability 1.
+"""
 
 import torch
 from torch import Tensor
@@ -26,6 +32,21 @@ def log_p_of(logits: Tensor, tokens: Tensor, wants_entropy: bool) -> tuple[Tenso
 def entropy_of(log_p: Tensor) -> Tensor:
     """(n,) nats, from (n, vocab) log-probabilities, of which some may be -inf."""
     return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
+
+
+def with_one_candidate(
+    undrawable: Tensor, first: Tensor, candidates: Tensor, posteriors: Tensor, allowed: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates, posteriors and which may be drawn (n, k), of `undrawable` rows (n,) with `first` (n,) as the only one."""
+    column, here = torch.arange(candidates.shape[1], device=first.device), undrawable[:, None]
+    only = (column == 0).expand_as(allowed)
+    ids = torch.where(column == first[:, None], 0, column)  # distinct: 0 takes the place of `first`
+    ids = torch.where(only, first[:, None], ids)
+    return (
+        torch.where(here, ids, candidates),
+        torch.where(here, only.to(posteriors.dtype), posteriors),
+        torch.where(here, only, allowed),
+    )
 
 
 BLOCK = 64

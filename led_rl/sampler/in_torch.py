@@ -58,7 +58,9 @@ class TorchDraw:
 def count(step: Step, draw: Draw, sums: Tensor, mask: Tensor | None) -> None:
     """Adds a draw to the batch's sums (rows, statistics); `mask`: (n,) rows of the draw that count, None for all."""
     ones = torch.ones_like(draw.confidence)
-    columns = [ones, draw.explored.double(), draw.confidence, torch.special.entr(draw.policy).sum(-1)]
+    assert step.undrawable is not None
+    entropy = torch.special.entr(draw.policy).sum(-1)
+    columns = [ones, draw.explored.double(), draw.confidence, entropy, step.undrawable.double()]
     if step.entropy_final is not None:
         columns.append(step.entropy_final.double())
     added = torch.stack(columns, dim=1)  # (n, the first statistics)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from led_rl.sampler.columns import AGGREGATION, COIN, DEPTH, EXPLOIT, GREEDY, NORMED, ORDER, K
-from led_rl.sampler.final_layer import log_p_of, top_k
+from led_rl.sampler.final_layer import log_p_of, top_k, with_one_candidate
 from led_rl.sampler.latent_layers import Head, LatentStatistics
 from led_rl.sampler.request_slots import Needs
 
@@ -49,7 +49,9 @@ class Step:
     model: "LatentModel"
     read_all: bool  # read the latent layers of every row: the first batch is verified
     wants_entropy: bool  # of the final layer, over the whole vocabulary
-    entropy_final: Tensor | None = None  # (n,) nats, if wanted, once `final_layer` was called
+    # Once `final_layer` was called:
+    entropy_final: Tensor | None = None  # (n,) nats, if wanted
+    undrawable: Tensor | None = None  # (n,) bool (final_layer.py)
 
     def flag(self, column: int) -> Tensor | None:
         """(n,) bool of a yes-no setting; None where every request says no."""
@@ -68,7 +70,16 @@ class Step:
         """Candidates (n, k), their posteriors under the final layer (n, k) float64, and which of them may be drawn."""
         candidates, final, allowed = self.candidates()
         log_p_top, self.entropy_final = log_p_of(self.logits, candidates[:, :1], self.wants_entropy)
-        return candidates, (final - final[:, :1] + log_p_top).double().exp(), allowed
+        posteriors = (final - final[:, :1] + log_p_top).double().exp()
+        self.undrawable = ~log_p_top.isfinite().squeeze(1)
+        if not self.logits.is_cuda and not bool(self.undrawable.any()):  # asking a device would be a sync
+            return candidates, posteriors, allowed
+        if self.entropy_final is not None:
+            self.entropy_final = torch.where(self.undrawable, 0.0, self.entropy_final)
+        greedy, first = self.greedy(), torch.zeros_like(candidates[:, 0])
+        if greedy is not None:
+            first = torch.where(greedy, self.logits.argmax(-1), first)
+        return with_one_candidate(self.undrawable, first, candidates, posteriors, allowed)
 
     def greedy(self) -> Tensor | None:
         return self.flag(GREEDY)
@@ -80,8 +91,11 @@ class Step:
         return self.flag(COIN)
 
     def exploit(self) -> Tensor | None:
-        """(n,) False where a row always explores; None where every row may exploit."""
-        return None if self.needs.shared[EXPLOIT] == 1 else self.settings[:, EXPLOIT].bool()
+        """(n,) False where a row always explores; None where every row may exploit. After `final_layer`."""
+        if self.needs.shared[EXPLOIT] == 1:
+            return None
+        assert self.undrawable is not None
+        return self.settings[:, EXPLOIT].bool() | self.undrawable
 
     def depth(self) -> Tensor | None:
         return None if self.needs.same_depth else self.settings[:, DEPTH]

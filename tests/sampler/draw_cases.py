@@ -31,6 +31,9 @@ class Model:
     def led_head(self):
         return Head(self.weight, len(self.weight), whole=True)
 
+    def latent_logits(self, order, rows, normed):
+        return self.led_states.read(order[:, None], rows)[:, 0] @ self.weight.T
+
     def latent_statistics(self, order, rows, candidates, scale, normed, needed):
         states = self.led_states.read(order, rows)
         if normed is not None:

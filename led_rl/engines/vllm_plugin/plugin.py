@@ -53,6 +53,7 @@ def _install(version: str) -> None:
     register_models()
     draw_in_runner_v1()
     hand_on_statistics()
+    raise_after_an_error()
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
@@ -177,6 +178,32 @@ def tell_of_a_dead_engine(tell: Callable[[], None]) -> None:
 
     for module in (launcher, vllm_error):
         replace(module, "terminate_if_errored", make)
+
+
+def raise_after_an_error() -> None:
+    """An engine in this process that failed in a step raises at every later one.
+
+    Symptom: after an error `LLM.generate` spins for ever, whatever it is asked. Cause: the scheduler waits for the
+    tokens of the step that failed, and nothing marks the engine as dead, as its own process would be. See
+    SOURCE/v1/engine/core_client.py.
+    """
+    from vllm.v1.engine.core_client import InprocClient
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def get_output(self: Any) -> Any:
+            if (error := vars(self).get("led_error")) is not None:
+                raise RuntimeError(
+                    f"this engine ended with an error at an earlier step; build another. The error: {error!r}"
+                ) from error
+            try:
+                return original(self)
+            except Exception as error:
+                self.led_error = error
+                raise
+
+        return get_output
+
+    replace(InprocClient, "get_output", make)
 
 
 def empty_llvmlite_library() -> None:

@@ -31,14 +31,17 @@ def request_statistics(sums: Sequence[float]) -> dict[str, Any]:
         rows: tokens drawn as the request asks, the thinking ones as a rule. explored: of those, from the latent branch
         (a marginal draw counts its probability). read: rows whose latent layers were read. confidence (max p_L) and
         entropy_mu (nats, of what the token was drawn from): means over `rows`, None without rows. depth: list, entry j
-        the number of rows that aggregated j latent layers. entropy_final: mean, if the engine counts it. With n > 1 all
-        are over the samples together.
+        the number of rows that aggregated j latent layers. entropy_final: mean, if the engine counts it. undrawable,
+        if there are any: rows whose logits were no distribution (led_rl/sampler/final_layer.py). With n > 1 all are
+        over the samples together.
     """
     values = named_statistics(sums)
     rows = values["rows"]
     statistics: dict[str, Any] = {"rows": int(rows), "explored": values["explored"], "read": int(values["read"])}
     for name in ("confidence", "entropy_mu", *(["entropy_final"] if values["entropy_final"] else [])):
         statistics[name] = values[name] / rows if rows else None
+    if values["undrawable"]:
+        statistics["undrawable"] = int(values["undrawable"])
     statistics["depth"] = [int(value) for name, value in values.items() if name.startswith("depth_")]
     return statistics
 
@@ -229,6 +232,7 @@ def counters() -> dict[str, Any]:
         "read": "Of these, with latent layers read",
         "confidence": "Sum of the final layer's largest probability over the rows",
         "entropy_mu": "Sum of the entropy, in nats, of what the rows were drawn from",
+        "undrawable": "Rows whose logits were no distribution: every token masked, NaN, or +inf",
     }
     made: dict[str, Any] = {name: Counter(f"led_rl:{name}_total", text) for name, text in what.items()}
     made["depth"] = Counter("led_rl:depth_total", "Rows by the number of latent layers they aggregated", ["depth"])
@@ -241,7 +245,7 @@ def count(ended: Sequence[Sequence[float]]) -> None:
         return
     values, by_name = named_statistics([sum(column) for column in zip(*ended, strict=True)]), counters()
     by_name["requests"].inc(len(ended))
-    for name in ("rows", "explored", "read", "confidence", "entropy_mu"):
+    for name in ("rows", "explored", "read", "confidence", "entropy_mu", "undrawable"):
         by_name[name].inc(values[name])
     for name, value in values.items():
         if name.startswith("depth_"):

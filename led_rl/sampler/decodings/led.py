@@ -20,7 +20,10 @@ def draw_led(step: Step) -> Draw:
         uniform = within if all_coin else torch.where(coin, within, uniform)
         wanted = explore if all_coin else torch.where(coin, explore, wanted)
 
-    q, read = read_latents(step, candidates, p_final, allowed, b, torch.ones_like(wanted) if step.read_all else wanted)
+    if step.read_all:
+        assert step.undrawable is not None
+        wanted = ~step.undrawable
+    q, read = read_latents(step, candidates, p_final, allowed, b, wanted)
     if all_coin:
         policy, explored = torch.where(explore[:, None], q, b) if step.read_all else q, explore
     else:

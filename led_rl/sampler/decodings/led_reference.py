@@ -9,9 +9,11 @@ from led_rl.sampler.step import Draw, Read, Step
 
 def draw_led_reference(step: Step) -> Draw:
     """One marginal draw, whatever the requests' `draw`."""
-    candidates, _, allowed = step.final_layer()
+    candidates, p_final, allowed = step.final_layer()
+    assert step.undrawable is not None
     layers = torch.stack([step.logits, *step.latent_logits()], dim=1).softmax(-1)  # (n, depth, vocab)
     table = layers.gather(-1, candidates[:, None].expand(-1, layers.shape[1], -1))
+    table[:, 0] = torch.where(step.undrawable[:, None], p_final.to(table.dtype), table[:, 0])
     aggregation, exploits = step.aggregation(), step.exploit()
     led = combine(
         candidates,
@@ -25,4 +27,5 @@ def draw_led_reference(step: Step) -> Draw:
     policy = led.mu.double()
     tokens = candidates.gather(1, inverse_cdf(policy, step.uniform)[:, None]).squeeze(1)
     explored = 1 - (led.confidence if exploits is None else torch.where(exploits, led.confidence, 0.0))
-    return Draw(tokens, candidates, policy, explored, led.confidence.double(), Read(None, None, led.depth, table))
+    read = Read(None, ~step.undrawable, led.depth, table)
+    return Draw(tokens, candidates, policy, explored, led.confidence.double(), read)

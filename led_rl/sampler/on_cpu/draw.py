@@ -116,10 +116,11 @@ class CompiledDraw:
         n = loops.follow(followed, out)
         if not n:
             return 0, 0
-        logits = logits if n == len(logits) else logits[self.buffers.rows[:n]]
-        top, candidates = top_k(logits, out.values.shape[1])
-        picked, entropies = log_p_of(logits, candidates[:, :1], asked.wants_entropy)
+        drawn = logits if n == len(logits) else logits[self.buffers.rows[:n]]
+        top, candidates = top_k(drawn, out.values.shape[1])
+        picked, entropies = log_p_of(drawn, candidates[:, :1], asked.wants_entropy)
         out.values[:n], out.candidates[:n], out.log_p_top[:n] = top, candidates, picked[:, 0]
+        loops.take_one_candidate(followed.settings, out, logits.numpy(), n)
         entropy = NOTHING
         if entropies is not None:
             entropy = np.empty(len(out.rows), np.float32)

@@ -33,6 +33,7 @@ from led_rl.sampler.columns import (
     ORDER,
     PRODUCT,
     ROWS,
+    UNDRAWABLE,
     K,
 )
 
@@ -124,10 +125,35 @@ def top_k(logits, log_p, rows, values, candidates, log_p_top):
 
 
 @njit(cache=True)
+def take_one_candidate(settings, out, logits, n):
+    """Rewrites the candidates of the undrawable among the first n of `out.rows` (final_layer.py), the token first.
+
+    A row is undrawable where `log_p_top` is not finite. logits: (all rows, vocab).
+    """
+    for i in range(n):
+        if not math.isfinite(out.log_p_top[i]):
+            row, ids = out.rows[i], out.candidates[i]
+            first = 0
+            if settings[row, GREEDY]:
+                line, infinite = logits[row], -1
+                for token in range(len(line)):
+                    if math.isnan(line[token]):
+                        infinite = token
+                        break
+                    if infinite < 0 and line[token] == np.inf:
+                        infinite = token
+                first = max(infinite, 0)
+            for j in range(len(ids)):
+                ids[j] = 0 if j == first else j
+            ids[0] = first
+
+
+@njit(cache=True)
 def draw_small_final(followed, out, logits, log_p, entropy_final, read_all):
-    """`follow`, `top_k` and `draw_final`: the number of rows drawn, and of rows wanted."""
+    """`follow`, `top_k`, `take_one_candidate` and `draw_final`: the number of rows drawn, and of rows wanted."""
     n = follow(followed, out)
     top_k(logits, log_p, out.rows[:n], out.values, out.candidates, out.log_p_top)
+    take_one_candidate(followed.settings, out, logits, n)
     return n, draw_final(followed.settings, out, entropy_final, read_all, n)
 
 
@@ -146,9 +172,13 @@ def draw_final(settings, out, entropy_final, read_all, n):
     for i in range(n):
         row = rows[i]
         led = settings[row, DECODING] == LED
+        undrawable = not math.isfinite(log_p_top[i])
         for j in range(k):
-            posterior[i, j] = math.exp(np.float64(values[i, j] - values[i, 0]) + np.float64(log_p_top[i]))
-            allowed[i, j] = values[i, j] > -np.inf and j < settings[row, K]
+            if undrawable:
+                posterior[i, j], allowed[i, j] = (1.0 if j == 0 else 0.0), j == 0
+            else:
+                posterior[i, j] = math.exp(np.float64(values[i, j] - values[i, 0]) + np.float64(log_p_top[i]))
+                allowed[i, j] = values[i, j] > -np.inf and j < settings[row, K]
             policy[i, j] = max(posterior[i, j], EPS if led else 0.0) if allowed[i, j] else 0.0
         _normalise(policy[i])
         if settings[row, GREEDY]:
@@ -156,7 +186,7 @@ def draw_final(settings, out, entropy_final, read_all, n):
         confidence = posterior[i, 0]
         explored[i] = 0.0
         reads = False
-        if led:
+        if led and not undrawable:
             p_explore = 1 - confidence if settings[row, EXPLOIT] else 1.0
             reads, explored[i] = p_explore > 0 or read_all, p_explore  # of weight 0, q does not count
             if settings[row, COIN]:
@@ -168,7 +198,9 @@ def draw_final(settings, out, entropy_final, read_all, n):
         sums[row, ROWS] += 1
         sums[row, CONFIDENCE] += confidence
         sums[row, EXPLORED] += explored[i]
-        if len(entropy_final):
+        if undrawable:
+            sums[row, UNDRAWABLE] += 1
+        elif len(entropy_final):
             sums[row, ENTROPY_FINAL] += entropy_final[row]
         if reads:
             wanted[count] = i
@@ -233,7 +265,8 @@ def draw_latent(settings, out, wanted, table, depths):
         total[:] = 0.0
         for layer in range(depth):
             for j in range(k):
-                p = max(table[w, layer, j], EPS) if allowed[i, j] else 0.0
+                p = table[w, layer, j]
+                p = (p if p > EPS else EPS) if allowed[i, j] else 0.0  # NaN, of a layer that overflowed, counts as 0
                 if kind == MAX_ENTROPY_LAYER:
                     total[j] = p
                 elif kind == PRODUCT:

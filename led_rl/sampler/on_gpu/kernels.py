@@ -41,12 +41,13 @@ from led_rl.sampler.columns import (
     ORDER,
     PRODUCT,
     ROWS,
+    UNDRAWABLE,
     K,
 )
 from led_rl.sampler.latent_layers import LOWEST
 
 TILE = 2048  # vocabulary columns
-UNIFORM, WEIGHT, ENTROPY_OF_FINAL, POSTERIOR = range(4)  # columns of the figures; posteriors from POSTERIOR on
+UNIFORM, WEIGHT, ENTROPY_OF_FINAL, BROKEN, POSTERIOR = range(5)  # columns of the figures; posteriors from POSTERIOR on
 
 if triton is not None:
     _KNOWN, _DECODING, _DEPTH, _K = tl.constexpr(KNOWN), tl.constexpr(DECODING), tl.constexpr(DEPTH), tl.constexpr(K)
@@ -56,7 +57,8 @@ if triton is not None:
     _MAX_ENTROPY_LAYER = tl.constexpr(MAX_ENTROPY_LAYER)
     _ROWS, _EXPLORED, _CONFIDENCE = tl.constexpr(ROWS), tl.constexpr(EXPLORED), tl.constexpr(CONFIDENCE)
     _ENTROPY, _ENTROPY_FINAL, _DEPTHS = tl.constexpr(ENTROPY), tl.constexpr(ENTROPY_FINAL), tl.constexpr(DEPTHS)
-    _UNIFORM, _WEIGHT = tl.constexpr(UNIFORM), tl.constexpr(WEIGHT)
+    _UNIFORM, _WEIGHT, _BROKEN = tl.constexpr(UNIFORM), tl.constexpr(WEIGHT), tl.constexpr(BROKEN)
+    _UNDRAWABLE = tl.constexpr(UNDRAWABLE)
     _ENTROPY_OF_FINAL, _POSTERIOR = tl.constexpr(ENTROPY_OF_FINAL), tl.constexpr(POSTERIOR)
     _EPS, _TIE, _LARGEST_UNIFORM = tl.constexpr(EPS), tl.constexpr(TIE), tl.constexpr(LARGEST_UNIFORM)
     _LOWEST, _TILE = tl.constexpr(LOWEST), tl.constexpr(TILE)
@@ -64,8 +66,8 @@ if triton is not None:
 
     @triton.jit
     def _ranks(values, ids):
-        """int64 that orders tokens: larger float32 values first, then smaller ids. NaN ranks with -inf."""
-        values = tl.where(values == 0, 0.0, tl.where(values == values, values, float("-inf")))  # one zero
+        """int64 that orders tokens: larger float32 values first, then smaller ids. NaN ranks with +inf."""
+        values = tl.where(values == 0, 0.0, tl.where(values == values, values, float("inf")))  # one zero
         bits = values.to(tl.int32, bitcast=True)
         bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
         return (bits.to(tl.int64) << 32) | (ids ^ 0x7FFFFFFF).to(tl.int64)
@@ -108,7 +110,7 @@ if triton is not None:
         column = tile * _TILE + tl.arange(0, _TILE)
         inside = column < vocab
         x = tl.load(logits + row * stride + column, mask=inside, other=float("-inf")).to(tl.float32)
-        known = tl.where(x == x, x, float("-inf"))  # NaN must show in the sums, and never lead out of range
+        known = tl.where(x == x, x, float("inf"))  # NaN shows in the sums, and never leads out of range
         largest = tl.max(known, 0)
         first = tl.min(tl.where(inside & (known == largest), column, 0x7FFFFFFF), 0)
         shifted = x - tl.maximum(largest, _LOWEST)
@@ -190,7 +192,8 @@ if triton is not None:
         log_total = tl.log(total)
         if WANTS_ENTROPY:
             shifted = tl.load(weighted + at, mask=tile < tiles, other=0.0).to(tl.float64) + (peaks - peak) * sums
-            tl.store(figure + _ENTROPY_OF_FINAL, log_total - tl.sum(part * shifted, 0) / total)
+            entropy = log_total - tl.sum(part * shifted, 0) / total
+            tl.store(figure + _ENTROPY_OF_FINAL, tl.where(total > 0, entropy, 0.0))
 
         # The k most probable tokens: the best of the tiles' best, and then the next in its tile.
         index, within = tl.arange(0, CANDIDATES), tl.arange(0, _TILE)
@@ -208,13 +211,22 @@ if triton is not None:
             left = tl.where(tile == its_tile, tl.max(ranks, 0), left)
         posterior = tl.exp(values.to(tl.float64) - peak - log_total)
         may = (values > float("-inf")) & (index < tl.load(setting + _K))  # the first so many: values descend
+
+        # An undrawable row (final_layer.py) has one candidate: its total is 0 or NaN.
+        is_greedy, broken = tl.load(setting + _GREEDY) != 0, (total > 0) == 0
+        only = tl.where(is_greedy, tl.sum(tl.where(index == 0, ids, 0), 0), 0)
+        others = tl.where(index == 0, only, tl.where(index == only, 0, index))
+        ids = tl.where(broken, others, ids)
+        posterior = tl.where(broken, tl.where(index == 0, 1.0, 0.0), posterior)
+        may = tl.where(broken, index == 0, may)
+        tl.store(figure + _BROKEN, tl.where(broken, 1.0, 0.0))
         tl.store(candidates + row * k + index, ids, mask=index < k)
         tl.store(figure + _POSTERIOR + index, posterior, mask=index < k)
         tl.store(allowed + row, tl.sum(may.to(tl.int32), 0))
 
         # The coin: led.toss_coin.
         confidence = tl.sum(tl.where(index == 0, posterior, 0.0), 0)
-        p_explore = tl.where(tl.load(setting + _EXPLOIT) != 0, 1 - confidence, 1.0)
+        p_explore = tl.where((tl.load(setting + _EXPLOIT) != 0) | broken, 1 - confidence, 1.0)
         explore = uniform < p_explore
         rest = tl.where(explore, uniform / p_explore, (uniform - p_explore) / (1 - p_explore))
         rest = tl.minimum(tl.maximum(rest, tl.full((), 0, tl.float64)), tl.full((), _LARGEST_UNIFORM, tl.float64))
@@ -222,14 +234,14 @@ if triton is not None:
         weight = tl.where(coin, tl.where(explore, 1.0, 0.0).to(tl.float64), p_explore)
         tl.store(figure + _UNIFORM, tl.where(led & coin, rest, uniform))
         tl.store(figure + _WEIGHT, tl.where(led, weight, 0.0))
-        tl.store(wanted + row, is_active & led & ((weight > 0) | (read_all != 0)))  # of weight 0, q does not count
+        reads = (weight > 0) | ((read_all != 0) & (broken == 0))  # of weight 0, q does not count
+        tl.store(wanted + row, is_active & led & reads)
 
         # Safe to store: all reads of `state` are above. Rows without a LED request share the spare slot and write its
         # unchanged value, so the race is harmless.
         tl.store(state + slot, phase)
 
         # What the latent layers are asked.
-        is_greedy = tl.load(setting + _GREEDY) != 0
         tl.store(scale + row, 1.0 / tl.where(is_greedy, 1.0, tl.load(temperature + row).to(tl.float32)))
         if order is not None:
             layer = tl.arange(0, LAYERS)
@@ -292,7 +304,8 @@ if triton is not None:
         tl.store(table + place, posteriors, mask=(layer <= latents)[:, None] & (index < k)[None, :])
 
         # q: led.explore_branch.
-        floored = tl.where(may[None, :], tl.maximum(posteriors, eps), 0.0)
+        floored = tl.where(posteriors > eps, posteriors, eps)  # NaN, of a layer that overflowed, counts as 0
+        floored = tl.where(may[None, :], floored, 0.0)
         terms = tl.where(kind == _PRODUCT, tl.log(floored), floored)
         aggregates = tl.where(kind == _MAX_ENTROPY_LAYER, terms, tl.cumsum(terms, 0))
         highest = tl.max(aggregates, 1, keep_dims=True)
@@ -324,6 +337,7 @@ if triton is not None:
         added = tl.where(column == _EXPLORED, weight, added)
         added = tl.where(column == _CONFIDENCE, confidence, added)
         added = tl.where(column == _ENTROPY, _entropy(drawn_from, 0), added)
+        added = tl.where(column == _UNDRAWABLE, tl.load(figure + _BROKEN), added)
         if WANTS_ENTROPY:
             added = tl.where(column == _ENTROPY_FINAL, tl.load(figure + _ENTROPY_OF_FINAL), added)
         added = tl.where(column == tl.where(reads, _DEPTHS + chosen, -1), 1.0, added)
