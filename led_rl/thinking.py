@@ -2,27 +2,32 @@
 
 The last marker in the prompt decides how generation starts: `<think>` thinks from the first generated token, `</think>`
 (a template that closes thinking) does not until the model opens a think part itself, no marker at all follows
-`think_start`. `</think>` ends thinking once generated; a later `<think>` opens it again. A marker is one token of the
-tokenizer, or several; `PhaseAutomaton` follows both in one step a token.
+`think_start`. `</think>` ends thinking once generated; a later `<think>` opens it again.
+
+A marker is one token of the tokenizer, or text that its tokens spell in any way: `.</think>"` may be `.</`, `think`,
+`>"`. `PhaseAutomaton` follows both in one step a token.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 START, END = "<think>", "</think>"
-# A tokenizer may merge a marker's edge with its neighbours (".</think>\n"): these surroundings are looked at.
-BEFORE = ("", "\n", " ", *"""!"$%')*,.:;>?]`|}""")
-AFTER = ("", "\n", "\n\n", "\r\n", " ", "<", "</", "**", "\\", "\\[", *"""#$(*,-.:[`""")
 
-Sequences = tuple[tuple[int, ...], ...]
+Letter = int | str  # a token that stands for itself, or a character of what tokens spell
+Pattern = tuple[Letter, ...]
 
 
 class Tokenizer(Protocol):
-    def convert_tokens_to_ids(self, tokens: str) -> Any: ...
+    def get_vocab(self) -> Mapping[str, int]: ...
 
-    def convert_ids_to_tokens(self, ids: list[int]) -> Any: ...
+    def get_added_vocab(self) -> Mapping[str, int]: ...
+
+    def encode(self, text: str, add_special_tokens: bool) -> Any: ...
+
+    def decode(self, token_ids: list[int]) -> Any: ...
 
 
 class MissingMarkersError(ValueError):
@@ -31,10 +36,17 @@ class MissingMarkersError(ValueError):
 
 @dataclass(frozen=True)
 class ThinkMarkers:
-    """Token sequences that open and close the think part, any of each; a bare token id stands for itself."""
+    """What opens and closes the think part; a bare token id stands for itself.
 
-    start: Sequences
-    end: Sequences
+    Attributes:
+        start, end: patterns of letters, any of each.
+        spelled: the tokens in which a part of a marker may lie, with the characters that they spell; every other token
+            is a letter of its own.
+    """
+
+    start: tuple[Pattern, ...]
+    end: tuple[Pattern, ...]
+    spelled: tuple[tuple[int, Pattern], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("start", "end"):
@@ -46,10 +58,22 @@ class ThinkMarkers:
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer: Tokenizer, start: str | Sequence[int] = START, end: str | Sequence[int] = END
+        cls, tokenizer: Tokenizer | None, start: str | Sequence[int] = START, end: str | Sequence[int] = END
     ) -> "ThinkMarkers":
         """Markers given as text or as token ids. Raises MissingMarkersError if the tokenizer cannot spell a text."""
-        return cls(*(spellings(tokenizer, m) if isinstance(m, str) else (tuple(m),) for m in (start, end)))
+        patterns = {}
+        for key, marker in (("start", start), ("end", end)):
+            if not isinstance(marker, str):
+                patterns[key] = tuple(marker)
+            elif tokenizer is None:
+                raise MissingMarkersError(
+                    f"there is no tokenizer to spell {marker!r}: name led_{key}_marker by its token ids"
+                )
+            else:
+                patterns[key] = spelling(tokenizer, marker, f"led_{key}_marker")
+        texts = tuple(p for p in patterns.values() if isinstance(p[0], str))
+        spelled = parts_of(tokenizer, texts) if tokenizer is not None and texts else ()
+        return cls((patterns["start"],), (patterns["end"],), spelled)
 
     @cached_property
     def automaton(self) -> "PhaseAutomaton":
@@ -74,48 +98,50 @@ class PhaseAutomaton:
     """Thinking phase as a finite automaton over tokens: Aho and Corasick's (1975) for both markers, times the phase.
 
     Attributes:
-        alphabet: the distinct tokens of the markers; every other token is one further symbol.
-        goto: (states, len(alphabet) + 1) next state by symbol. States from `nodes` on think.
-        nodes: states of each phase.
+        nodes: states of each phase. States from `nodes` on think.
+        moves: by state, the next state after each token that leads anywhere but back to the phase's first state.
     """
 
     def __init__(self, markers: ThinkMarkers):
         patterns = [(pattern, True) for pattern in markers.start] + [(pattern, False) for pattern in markers.end]
-        self.alphabet = tuple(dict.fromkeys(token for pattern, _ in patterns for token in pattern))
-        self.symbol = {token: i for i, token in enumerate(self.alphabet)}
         prefixes = list(dict.fromkeys([(), *(p[:i] for p, _ in patterns for i in range(1, len(p) + 1))]))
-        self.nodes = len(prefixes)
         number = {prefix: i for i, prefix in enumerate(prefixes)}
+        self.nodes = len(prefixes)
+        self.longest = max(len(pattern) for pattern, _ in patterns)
 
-        def longest_prefix(tokens: tuple[int, ...]) -> tuple[int, ...]:
-            return next(tokens[i:] for i in range(len(tokens) + 1) if tokens[i:] in number)
+        def after(prefix: Pattern, thinking: bool, letters: Pattern) -> int:
+            for letter in letters:
+                read = (*prefix, letter)
+                done = [(len(p), opens) for p, opens in patterns if read[-len(p) :] == p]
+                thinking = max(done)[1] if done else thinking
+                prefix = next(read[i:] for i in range(len(read) + 1) if read[i:] in number)
+            return number[prefix] + self.nodes * thinking
 
-        def phase_after(tokens: tuple[int, ...], thinking: bool) -> bool:
-            done = [(len(p), opens) for p, opens in patterns if tokens[-len(p) :] == p]
-            return max(done)[1] if done else thinking
-
-        self.goto = [
-            [
-                number[longest_prefix((*prefix, token))] + self.nodes * phase_after((*prefix, token), thinking)
-                for token in self.alphabet
-            ]
-            + [self.nodes * thinking]
+        spelled = {token: (token,) for p, _ in patterns for token in p if isinstance(token, int)} | dict(
+            markers.spelled
+        )
+        self.moves = [
+            {
+                token: state
+                for token, letters in spelled.items()
+                if (state := after(prefix, thinking, letters)) != self.nodes * thinking
+            }
             for thinking in (False, True)
             for prefix in prefixes
         ]
-        self.longest = max(len(pattern) for pattern, _ in patterns)
 
     def thinks(self, state: int) -> bool:
         return state >= self.nodes
 
     def step(self, state: int, token: int) -> int:
-        return self.goto[state][self.symbol.get(token, len(self.alphabet))]
+        return self.moves[state].get(token, self.nodes * self.thinks(state))
 
     def state_after(self, token_ids: Sequence[int], unmarked: bool) -> int:
         """State after a whole sequence that starts without a marker."""
         if self.longest == 1:  # the last marker decides: look from the end
+            decides = self.moves[0].keys() | self.moves[self.nodes].keys()
             for token in reversed(token_ids):
-                if token in self.symbol:
+                if token in decides:
                     return self.step(0, token)
             return self.nodes * unmarked
         state = self.nodes * unmarked
@@ -124,38 +150,54 @@ class PhaseAutomaton:
         return state
 
 
-def spellings(tokenizer: Any, marker: str) -> Sequences:
-    """Token sequences in which a text with `marker` in it may show the marker: its own token, or its pieces.
+def spelling(tokenizer: Any, marker: str, key: str) -> Pattern:
+    """The added token that is `marker`, or the characters that its tokens spell, as the tokenizer writes characters.
+
+    A byte-level tokenizer writes each byte as a character of its own, and a SentencePiece one spaces as `▁`.
 
     Raises:
-        MissingMarkersError: the tokenizer's tokens do not spell the marker.
+        MissingMarkersError: the tokenizer's tokens do not spell the marker; names `key`.
     """
-    token = tokenizer.convert_tokens_to_ids(marker)
-    if token is not None and tokenizer.convert_ids_to_tokens([token]) == [marker]:  # unknown tokens map to <unk>
-        return ((token,),)
-    found: dict[tuple[int, ...], None] = {}
-    for before in BEFORE:
-        for after in AFTER:
-            if pieces := _pieces(tokenizer, before, marker, after):
-                found[pieces] = None
-    if not found:
+    added = tokenizer.get_added_vocab()  # found in text before anything else, whatever stands around them
+    if marker in added:
+        return (added[marker],)
+    texts = _texts(tokenizer, len(tokenizer))
+    try:
+        ids = list(tokenizer.encode(marker, add_special_tokens=False))
+        letters = tuple(letter for token in ids for letter in texts[token])
+        spells = marker in tokenizer.decode(ids)
+    except Exception:  # the tokenizers package raises a plain one for text without an unknown token
+        spells, letters = False, ()
+    if not spells or not letters:
         raise MissingMarkersError(
             f"the tokenizer cannot spell {marker!r}: decoding by thinking phase needs think markers, as one token or "
-            "several; name others with led_start_marker and led_end_marker"
+            f"several; name others with led_start_marker and led_end_marker (here it is {key})"
         )
-    return tuple(found)
+    return letters[1:] if letters[0] in "▁Ġ" and not marker[0].isspace() else letters  # a space is put before text
 
 
-def _pieces(tokenizer: Any, before: str, marker: str, after: str) -> tuple[int, ...] | None:
-    """The tokens that hold `marker` when it stands between `before` and `after`; None if they do not spell it."""
-    try:
-        encoded = tokenizer(before + marker + after, add_special_tokens=False, return_offsets_mapping=True)
-    except NotImplementedError:  # a tokenizer in Python knows no offsets
-        if before or after:
-            return None
-        ids = tuple(tokenizer.encode(marker, add_special_tokens=False))
-    else:
-        start, end = len(before), len(before) + len(marker)
-        spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        ids = tuple(token for token, (first, last) in spans if first < end and last > start)
-    return ids if ids and marker in tokenizer.decode(list(ids)) else None
+def parts_of(tokenizer: Any, markers: Sequence[Pattern]) -> tuple[tuple[int, Pattern], ...]:
+    """The tokens in which a part of a marker may lie, with the characters that they spell."""
+    wholes = ["".join(map(str, marker)) for marker in markers]
+    within = {whole[i:j] for whole in wholes for i in range(len(whole)) for j in range(i + 1, len(whole) + 1)}
+    begins = tuple(whole[:i] for whole in wholes for i in range(1, len(whole) + 1))
+    ends = tuple(whole[i:] for whole in wholes for i in range(len(whole)))
+    found = []
+    for token, text in _texts(tokenizer, len(tokenizer)).items():
+        if text in within or text.endswith(begins) or text.startswith(ends) or any(whole in text for whole in wholes):
+            found.append((token, tuple(text)))
+    return tuple(sorted(found))
+
+
+@lru_cache(maxsize=8)
+def _texts(tokenizer: Any, size: int) -> dict[int, str]:
+    """What each token spells. `size` of the tokenizer: tokens may be added to it."""
+    return {token: _text_of(text) for text, token in tokenizer.get_vocab().items()}
+
+
+def _text_of(token: str) -> str:
+    """Its own text or, of a byte token of SentencePiece (`<0x3E>`), that byte as a character."""
+    if token.startswith("<0x") and (byte := re.fullmatch(r"<0x([0-9A-F]{2})>", token)):
+        value = int(byte[1], 16)
+        return chr(value) if value < 128 else chr(0xE000 + value)
+    return token

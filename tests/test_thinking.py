@@ -1,13 +1,17 @@
 """The rules of thinking: the last marker decides, `</think>` ends it, a later `<think>` opens it again."""
 
+import string
+from pathlib import Path
+
 import pytest
 from conftest import character_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from subprocesses import ROOT
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from led_rl.thinking import END, START, MissingMarkersError, ThinkMarkers, spellings
+from led_rl.thinking import END, START, MissingMarkersError, ThinkMarkers
 
 OPEN, CLOSE = 3, 4
 MARKERS = ThinkMarkers(OPEN, CLOSE)
@@ -118,15 +122,20 @@ def test_a_marker_that_is_a_token_of_the_tokenizer_is_that_token_alone():
     half.add_tokens([START])
     markers = ThinkMarkers.from_tokenizer(half)
     assert markers.start == ((half.convert_tokens_to_ids(START),),)
-    assert markers.end == (tuple(half.convert_tokens_to_ids(list(END))),)
+    assert markers.end == (tuple(END),)
+    pieces = half.convert_tokens_to_ids(list(END))
+    assert {token: "".join(text) for token, text in markers.spelled} == dict(zip(pieces, END, strict=True))
+    start, *_ = markers.start[0]
+    assert markers.thinking_mask([start], [50, *pieces, 50], False) == [True] * 9 + [False]
 
 
 def test_markers_may_be_named_as_text_or_as_token_ids():
     tokenizer = character_tokenizer()
     assert ThinkMarkers.from_tokenizer(tokenizer, (50, 51), [60]) == ThinkMarkers(((50, 51),), ((60,),))
     assert ThinkMarkers.from_tokenizer(None, (50, 51), [60]) == ThinkMarkers(((50, 51),), ((60,),))
-    letters = tuple(tokenizer.convert_tokens_to_ids(list("so:")))
-    assert ThinkMarkers.from_tokenizer(tokenizer, "so:").start == (letters,)
+    letters = tokenizer.convert_tokens_to_ids(list("so:"))
+    spelled = ThinkMarkers.from_tokenizer(tokenizer, "so:")
+    assert spelled.thinking_mask(letters[:1], [*letters[1:], 50], False) == [False, False, True]
 
 
 def test_a_tokenizer_that_cannot_spell_a_marker_is_refused_with_the_marker_named():
@@ -140,7 +149,21 @@ def test_a_tokenizer_that_cannot_spell_a_marker_is_refused_with_the_marker_named
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
     with pytest.raises(MissingMarkersError, match=r"'<think>'.*led_start_marker"):
         ThinkMarkers.from_tokenizer(tokenizer)
-    assert ThinkMarkers.from_tokenizer(tokenizer, "<k>", "</k>").end == ((1, 2, 7, 3),)
+    assert ThinkMarkers.from_tokenizer(tokenizer, "<k>", "</k>").thinking_mask([], [1, 2, 7, 3, 4]) == [True] * 4 + [
+        False
+    ]
+
+
+def test_a_tokenizer_without_an_unknown_token_is_refused_as_well():
+    """The tokenizers package raises a plain exception: "Missing [UNK] token"."""
+    core = Tokenizer(models.WordLevel({"<": 0, "k": 1, ">": 2, "/": 3}))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    with pytest.raises(MissingMarkersError, match=r"'</think>'.*led_end_marker"):
+        ThinkMarkers.from_tokenizer(tokenizer, "<k>")
+    with pytest.raises(MissingMarkersError, match=r"no tokenizer.*led_end_marker"):
+        ThinkMarkers.from_tokenizer(None, [1])
 
 
 # How Qwen's tokenizers split text into the words that merges stay within: punctuation takes newlines along.
@@ -170,13 +193,6 @@ def byte_markers(byte_tokenizer):
     return ThinkMarkers.from_tokenizer(byte_tokenizer)
 
 
-def test_a_marker_is_known_in_each_of_its_spellings(byte_tokenizer):
-    plain, merged = (byte_tokenizer.encode(text, add_special_tokens=False) for text in (END, END + "\n"))
-    assert merged[: len(plain)] != plain  # ">\n" is one token: no spelling starts with the other
-    assert {tuple(plain), tuple(merged)} <= set(spellings(byte_tokenizer, END))
-    assert all(END in byte_tokenizer.decode(list(spelling)) for spelling in spellings(byte_tokenizer, END))
-
-
 def words(tokenizer, *texts):
     return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
@@ -195,3 +211,88 @@ def test_text_is_followed_whatever_stands_around_the_marker(byte_tokenizer, byte
     mask = markers.thinking_mask(opened, [*closed, 1, 2], False)
     assert mask[0]
     assert mask[-1] is False
+
+
+# What may stand around a marker: nothing, every printable character, line breaks, and runs of two.
+NEIGHBOURS = (
+    "",
+    *string.printable,
+    "\n\n",
+    "\r\n",
+    "**",
+    "</",
+    "\\[",
+    '="',
+    '">',
+    "};",
+    "é",
+    "…",
+    "\u3000",
+    "😀",
+    "so",
+    " so",
+)
+
+
+def trained(pre_tokenizer, corpus, size):
+    core = Tokenizer(models.BPE(byte_fallback=False))
+    core.pre_tokenizer, core.decoder = pre_tokenizer, decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    core.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core)
+
+
+@pytest.fixture(scope="module")
+def markup():
+    """Text in which every sign stands beside `<`, `</` and `>`: pages of markup, and this repository's own."""
+    pages = [path.read_text() for path in sorted(ROOT.glob("led_rl/**/*.py"))[:20]]
+    signs = [f'{a}<b class="x">{b}</b>{c}' for a in string.punctuation for b in ("", "t") for c in string.punctuation]
+    return pages + signs * 3
+
+
+def tokenizers(markup):
+    """Real byte-level ones: Mistral's with 131 000 tokens, and BPEs trained here as GPT-2 and Qwen split text."""
+    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    qwen = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    yield "as GPT-2 splits", trained(gpt2, markup, 3000)
+    yield "as Qwen splits", trained(qwen, markup, 3000)
+    yield "unsplit", trained(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), markup[20:], 1500)
+    mistral_common = pytest.importorskip("mistral_common")
+    from transformers.integrations.mistral import convert_tekken_tokenizer
+
+    yield "Mistral's", convert_tekken_tokenizer(str(Path(mistral_common.__file__).parent / "data/tekken_240911.json"))
+
+
+def test_thinking_ends_whatever_a_tokenizer_merges_with_the_marker(markup):
+    merged = 0
+    for name, tokenizer in tokenizers(markup):
+        markers = ThinkMarkers.from_tokenizer(tokenizer)
+        assert len(markers.spelled) < 2000
+        plain = tokenizer.encode(END, add_special_tokens=False)
+        for before in NEIGHBOURS:
+            texts = [before + END + after for after in NEIGHBOURS]
+            for text, ids in zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
+                merged += not any(ids[i : i + len(plain)] == plain for i in range(len(ids)))
+                assert not markers.thinking_after(ids, True), (name, text)
+            almost = tokenizer([text.replace(END, "</thin k>") for text in texts], add_special_tokens=False)
+            assert all(markers.thinking_after(ids, True) for ids in almost["input_ids"])
+    assert merged > 5000
+
+
+def test_byte_tokens_and_spaces_of_sentencepiece_are_read_as_the_text_they_stand_for():
+    pieces = ["<unk>", "▁", "<", "/", "▁<", "think", ">", "▁so", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[("▁", "<")], unk_token="<unk>", byte_fallback=True))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    markers = ThinkMarkers.from_tokenizer(tokenizer)
+    for ids in (["▁<", "/", "think", ">"], ["<", "/", "think", "<0x3E>"], ["▁so", "<", "<0x2F>", "think", ">", "▁so"]):
+        assert not markers.thinking_after([vocabulary[piece] for piece in ids], True)
+    assert markers.thinking_after([vocabulary[piece] for piece in ("▁<", "/", "▁", "think", ">")], True)

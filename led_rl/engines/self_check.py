@@ -62,8 +62,11 @@ def check_markers(tokenizer: Any) -> Check:
     except MissingMarkersError as error:
         text = f"{error}; requests must name led_start_marker and led_end_marker, or set led_think_only=0"
         return Check("think markers", "warn", text)
-    lengths = {START: min(map(len, markers.start)), END: min(map(len, markers.end))}
-    shown = ", ".join(f"{text}: {'one token' if n == 1 else f'{n} tokens'}" for text, n in lengths.items())
+    patterns = {START: markers.start, END: markers.end}
+    shown = ", ".join(
+        f"{text}: {'one token' if isinstance(pattern[0], int) else 'spelled by several tokens'}"
+        for text, (pattern,) in patterns.items()
+    )
     return Check("think markers", "ok", shown)
 
 

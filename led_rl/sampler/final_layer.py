@@ -1,8 +1,8 @@
 """The final layer's part of a draw: its most probable tokens, their log-probabilities, its entropy.
 
-A row is undrawable if its logits are no distribution: every token is masked (-inf), or one of them is NaN or +inf. vLLM's
-own sampler then draws token 0, and at temperature 0 the first token of the largest logit, where NaN is largest. LED
-draws the same (the kernels of a GPU take NaN and +inf for equally large): that token is the only candidate, of
+A row is undrawable if its logits are no distribution: every token is masked (-inf), or one of them is NaN or +inf.
+vLLM's own sampler then draws token 0, and at temperature 0 the first token of the largest logit, where NaN is largest.
+LED draws the same (the kernels of a GPU take NaN and +inf for equally large): that token is the only candidate, of
 probability 1.
 """
 
@@ -37,7 +37,7 @@ def entropy_of(log_p: Tensor) -> Tensor:
 def with_one_candidate(
     undrawable: Tensor, first: Tensor, candidates: Tensor, posteriors: Tensor, allowed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates, posteriors and which may be drawn (n, k), of `undrawable` rows (n,) with `first` (n,) as the only one."""
+    """Candidates, posteriors and which may be drawn (n, k): `undrawable` rows (n,) get `first` (n,) as the only one."""
     column, here = torch.arange(candidates.shape[1], device=first.device), undrawable[:, None]
     only = (column == 0).expand_as(allowed)
     ids = torch.where(column == first[:, None], 0, column)  # distinct: 0 takes the place of `first`

@@ -189,18 +189,21 @@ class DecodingSlots:
             self.state.index_add_(0, self.to_device(list(of_slot)), self.to_device(moved))
 
     def _install_automata(self) -> None:
-        """Stacks the automata of all markers in use, after the two constant states. Letter 0 is any other token."""
+        """Stacks the automata of all markers in use, after the two constant states.
+
+        `alphabet` has the tokens that count in each state, and `goto` where they lead, after any other token.
+        """
         automata: list[PhaseAutomaton] = [markers.automaton for markers in self._automata]
-        letters = max((len(automaton.alphabet) for automaton in automata), default=1)
+        letters = max((len(moves) for automaton in automata for moves in automaton.moves), default=1)
         alphabet = [[-2] * letters, [-2] * letters]
         goto = [[NEVER] * (letters + 1), [ALWAYS] * (letters + 1)]
         thinks = [False, True]
         for automaton in automata:
-            offset, unused = len(thinks), letters - len(automaton.alphabet)
-            for state, row in enumerate(automaton.goto):
-                *by_letter, other = [offset + target for target in row]
-                alphabet.append([*automaton.alphabet] + [-2] * unused)
-                goto.append([other, *by_letter] + [other] * unused)
+            offset = len(thinks)
+            for state, moves in enumerate(automaton.moves):
+                unused, other = letters - len(moves), offset + automaton.nodes * automaton.thinks(state)
+                alphabet.append([*moves] + [-2] * unused)
+                goto.append([other, *(offset + target for target in moves.values())] + [other] * unused)
                 thinks.append(automaton.thinks(state))
         self.alphabet, self.goto = self.to_device(alphabet), self.to_device(goto)
         self.thinks = torch.tensor(thinks).to(self.device)
