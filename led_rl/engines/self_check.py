@@ -166,6 +166,11 @@ def _check_statistics(llm: Any, outputs: list[Any]) -> Check:
     text = f"{totals['rows']:.0f} rows drawn for {tokens} tokens, {told} in the outputs' statistics"
     if not totals["rows"] == tokens == told:
         return Check("sampler", "FAIL", text)
+    if totals["undrawable"]:
+        text = (
+            f"{totals['undrawable']:.0f} of {totals['rows']:.0f} rows have logits that are no distribution (NaN, +inf)"
+        )
+        return Check("sampler", "FAIL", f"{text}: are the model's weights sound?")
     if not decoder.check.done:
         return Check("sampler", "FAIL", f"{text}; no latent table was verified")
     rows = totals["rows"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from led_rl.decoding import DecodingParams
+from led_rl.decoding import LARGEST_INTEGER, DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.engines.vllm_engine import CPU_ENGINE_ARGUMENTS, engine_environment, model_runner, request_decoder
 from led_rl.sampler.capture_options import EngineOptions
@@ -52,7 +52,7 @@ class BlockEngine:
             defaults |= CPU_ENGINE_ARGUMENTS
         if random_weights:
             defaults["load_format"] = "dummy"
-        with engine_environment(EngineOptions(depth)):
+        with engine_environment(EngineOptions(depth, max_k=LARGEST_INTEGER)):
             from vllm import LLM
 
             before = time.perf_counter()

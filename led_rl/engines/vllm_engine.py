@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from led_rl.decoding import DecodingParams
+from led_rl.decoding import LARGEST_INTEGER, DecodingParams
 from led_rl.engines.engine import Completion, Sampling
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.thinking import ThinkMarkers
@@ -58,7 +58,7 @@ def request_decoder(llm: Any) -> "RequestDecoder | None":
 
 
 class VLLMEngine:
-    """vLLM as an `Engine` (engine.py).
+    """vLLM as an `Engine` (engine.py). Its caller's requests alone use it: `led_k` has no bound here.
 
     Args:
         model: checkpoint folder or hub id.
@@ -82,7 +82,7 @@ class VLLMEngine:
         defaults = {"logprobs_mode": "processed_logprobs"}  # so that a LED token's log-probability is log mu
         if not torch.cuda.is_available():
             defaults |= CPU_ENGINE_ARGUMENTS
-        with engine_environment(EngineOptions(depth, support=support)):
+        with engine_environment(EngineOptions(depth, support=support, max_k=LARGEST_INTEGER)):
             from vllm import LLM
 
             self.llm: Any = LLM(

@@ -40,6 +40,7 @@ def register() -> None:
 def _install(version: str) -> None:
     check_requests_at_submission()
     check_requests_before_streaming()
+    refuse_beam_search()
     options = EngineOptions.from_environment()
     if not options.depth:
         return
@@ -248,6 +249,19 @@ def check_requests_before_streaming() -> None:
     from led_rl.engines.vllm_plugin.submission import check_before_streaming
 
     replace(AsyncLLM, "generate", check_before_streaming)
+
+
+def refuse_beam_search() -> None:
+    """`LLM.beam_search` is refused by an engine with a default decoding; over HTTP request_bodies.py refuses it.
+
+    Symptom: the beams follow LED's log-probabilities, although the caller asked for the model's. Cause: each step of a
+    beam is a request that names no decoding. See SOURCE/entrypoints/generate/beam_search/offline.py.
+    """
+    from vllm import LLM
+
+    from led_rl.engines.vllm_plugin.submission import check_no_default
+
+    replace(LLM, "beam_search", check_no_default)
 
 
 def keep_over_sleep(model: Any, tensors: dict[str, Tensor]) -> None:

@@ -2,6 +2,9 @@
 
 vLLM reads only the fields that it knows, and turns `true` into 1 where `vllm_xargs` may hold an integer. By the time a
 request is submitted, that can no longer be seen: so `led-rl serve` looks at the body itself.
+
+A chat request that turns thinking off through its template is explored only once the model opens a think part itself:
+some templates close thinking in the prompt then, which says so, and others write no marker at all.
 """
 
 import json
@@ -15,7 +18,7 @@ from led_rl.sampler.capture_options import DEFAULT_VARIABLE
 
 
 class CheckBodies:
-    """ASGI middleware: HTTP 400 with the reason for a body that `reason_against` refuses."""
+    """ASGI middleware: HTTP 400 with the reason for a body that `reason_against` refuses; `as_meant` for the others."""
 
     def __init__(self, app: Any):
         self.app = app
@@ -40,6 +43,11 @@ class CheckBodies:
             await send({"type": "http.response.body", "body": json.dumps({"error": error}).encode()})
             return
 
+        if meant := as_meant(scope["path"], body, self.default):
+            messages = [{"type": "http.request", "body": meant, "more_body": False}]
+            kept = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
+            scope = {**scope, "headers": [*kept, (b"content-length", str(len(meant)).encode())]}
+
         async def replay() -> Any:
             return messages.pop(0) if messages else await receive()
 
@@ -52,19 +60,14 @@ def reason_against(path: str, body: bytes, default: Mapping[str, Any]) -> str | 
     Args:
         default: the request keys of requests that name no decoding.
     """
-    try:
-        request = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(request, dict):
+    request = _object(body)
+    if request is None:
         return None
     stray = [key for key in request if is_led_key(key) or key == "extra_args"]
     if stray:
         return f"{stray[0]!r} is not read at the top level of a body: put LED's keys into vllm_xargs"
-    given = request.get("vllm_xargs")
-    keys = given if isinstance(given, dict) and any(map(is_led_key, given)) else default
     try:
-        decoding = DecodingParams.from_extra_args(keys)
+        decoding = DecodingParams.from_extra_args(_led_keys(request, default))
     except DecodingError as error:
         return str(error)
     if decoding.is_standard and not default:
@@ -74,3 +77,41 @@ def reason_against(path: str, body: bytes, default: Mapping[str, Any]) -> str | 
     if path.rstrip("/").endswith("generative_scoring") and default:
         return "generative scoring does not work on a server with a default decoding: it would change the scores"
     return None
+
+
+def as_meant(path: str, body: bytes, default: Mapping[str, Any]) -> bytes | None:
+    """A body that `reason_against` lets pass, with what it leaves unsaid; None if that is nothing.
+
+    A chat request whose template is told not to think starts to think at a generated marker alone, unless it names its
+    `led_think_start`.
+    """
+    request = _object(body)
+    if request is None or "chat/completions" not in path:
+        return None
+    options = request.get("chat_template_kwargs")
+    if not isinstance(options, dict) or not any(options.get(name) is False for name in THINKING_SWITCHES):
+        return None
+    keys, start = _led_keys(request, default), f"{PREFIX}_think_start"
+    if DecodingParams.from_extra_args(keys).is_standard or start in keys:
+        return None
+    return json.dumps(
+        {**request, "vllm_xargs": {**(request.get("vllm_xargs") or {}), **keys, start: "marker"}}
+    ).encode()
+
+
+THINKING_SWITCHES = ("enable_thinking", "thinking")  # of chat templates
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    """The JSON object that a body is, if it is one."""
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return request if isinstance(request, dict) else None
+
+
+def _led_keys(request: Mapping[str, Any], default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The request keys that a body names, or else the server's."""
+    given = request.get("vllm_xargs")
+    return given if isinstance(given, dict) and any(map(is_led_key, given)) else default

@@ -154,7 +154,7 @@ def check_markers(decoding: DecodingParams, tokenizer: Any) -> None:
         _spelt(tokenizer, *markers)
 
 
-# Looking for the spellings of a marker of several tokens takes dozens of tokenisations: not for every request.
+# To find the tokens in which a part of a marker may lie takes a look at the whole vocabulary: not for every request.
 _spelt = lru_cache(maxsize=256)(ThinkMarkers.from_tokenizer)
 
 
@@ -213,6 +213,19 @@ def validate(original: Callable[..., None]) -> Callable[..., None]:
             check_request(params, self)
 
     return _validate_params
+
+
+def check_no_default(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps `LLM.beam_search`: a default decoding would change the scores of the beams."""
+
+    def beam_search(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.llm_engine.input_processor.led_default:
+            raise DecodingError(
+                f"beam search does not work with a default decoding ({DEFAULT_VARIABLE}): build an engine without one"
+            )
+        return original(self, *args, **kwargs)
+
+    return beam_search
 
 
 def check_before_streaming(original: Callable[..., Any]) -> Callable[..., Any]:
