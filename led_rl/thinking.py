@@ -9,7 +9,7 @@ A marker is one token of the tokenizer, or text that its tokens spell in any way
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -21,13 +21,19 @@ Pattern = tuple[Letter, ...]
 
 
 class Tokenizer(Protocol):
-    def get_vocab(self) -> Mapping[str, int]: ...
+    """What is asked of a tokenizer of transformers or vLLM, whose signatures differ beside it."""
 
-    def get_added_vocab(self) -> Mapping[str, int]: ...
+    @property
+    def encode(self) -> Any: ...
 
-    def encode(self, text: str, add_special_tokens: bool) -> Any: ...
+    @property
+    def decode(self) -> Any: ...
 
-    def decode(self, token_ids: list[int]) -> Any: ...
+    @property
+    def get_vocab(self) -> Any: ...
+
+    @property
+    def get_added_vocab(self) -> Any: ...
 
 
 class MissingMarkersError(ValueError):
@@ -61,7 +67,7 @@ class ThinkMarkers:
         cls, tokenizer: Tokenizer | None, start: str | Sequence[int] = START, end: str | Sequence[int] = END
     ) -> "ThinkMarkers":
         """Markers given as text or as token ids. Raises MissingMarkersError if the tokenizer cannot spell a text."""
-        patterns = {}
+        patterns: dict[str, Pattern] = {}
         for key, marker in (("start", start), ("end", end)):
             if not isinstance(marker, str):
                 patterns[key] = tuple(marker)
