@@ -211,7 +211,9 @@ OPTIONS = {
 }
 prompts = st.one_of(st.just(PROMPT), st.lists(tokens, min_size=1, max_size=12), st.text(max_size=12), anything)
 xargs_of = st.one_of(
-    st.fixed_dictionaries({"led": st.just(1)}, optional=XARGS), st.fixed_dictionaries({}, optional=XARGS), anything
+    st.fixed_dictionaries({"led": st.just(1)}, optional={name: XARGS[name] for name in XARGS if name != "led"}),
+    st.fixed_dictionaries({}, optional=XARGS),
+    anything,
 )
 
 
