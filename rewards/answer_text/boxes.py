@@ -48,7 +48,7 @@ def final_answer(text: str, unboxed: str = "none") -> tuple[str | None, str]:
 
 def final_boxes(text: str) -> list[str]:
     """Contents of the last box, or of all boxes of the comma-joined list that the last box ends; [] without a box."""
-    spans = _box_spans(text)
+    spans = box_spans(text)
     if not spans:
         return []
     contents = [spans[-1][2]]
@@ -60,7 +60,7 @@ def final_boxes(text: str) -> list[str]:
     return contents[::-1]
 
 
-def _box_spans(text: str) -> list[tuple[int, int, str]]:
+def box_spans(text: str) -> list[tuple[int, int, str]]:
     """(start, end, content) of the outermost boxes, in order; a box inside a box counts as its content."""
     spans: list[tuple[int, int, str]] = []
     position = 0
@@ -75,7 +75,7 @@ def _box_spans(text: str) -> list[tuple[int, int, str]]:
         else:  # TeX boxes the next token: \boxed5, \boxed\pi
             token = re.compile(r"-?[\d.,]*\d|\\[A-Za-z]+|[^\s$\\{}]").match(text, start)
             end, content = (token.end(), token.group()) if token else (start, "")
-        inner = _box_spans(content) if _BOX.search(content) else []
+        inner = box_spans(content) if _BOX.search(content) else []
         if inner:
             content = inner[-1][2] if len(inner) == 1 else ", ".join(part[2] for part in inner)
         spans.append((match.start(), end, content))

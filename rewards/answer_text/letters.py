@@ -1,29 +1,46 @@
 """The letter of a multiple-choice answer."""
 
 import re
+import unicodedata
 from typing import Any
 
-_WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|bf|rm)\b\s*|\*+|_+|[{}$`\"']")
-
-
+_FONTS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname|bf|rm|it)"
+    r"(?![A-Za-z])\s*"
+)
+_SPACES = re.compile(r"\\[,;:! ]|\\q?quad(?![A-Za-z])|~|\u00a0")
+_PLAIN_SIGNS = str.maketrans({"’": "'", "‘": "'", "–": "-", "—": "-", "\u200b": None})
+_MARKUP = re.compile(
+    r"</?(?:b|i|em|strong|span|p|br)\s*/?>|\*+|(?<!\w)_+|_+(?![\w{])|(?<!\\)[{}]|[$`\"“”]|(?<!\w)'|'(?!\w)|\\[()\[\]]"
+)
 _LEADING_WORDS = re.compile(
-    r"^(?:the\s+)?(?:(?:final|correct|best)\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*", re.I
+    r"^(?:the\s+)?(?:(?:final|correct|best)\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*(?:(?:option|choice)\s+)?",
+    re.I,
+)
+_LETTER = re.compile(r"^(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z]))(?=$|[\s.):,;\]]|\(\s*[A-Za-z]\s*\))")
+_ANOTHER = re.compile(
+    r"^(?:[,;/&|+-]|and\b|or\b)?\s*(?:(?:and|or)\b\s*)?(?:(?:option|choice)\s+)?"
+    r"(?:\(\s*[A-Za-z]\s*\)|[A-Z](?:$|[\s,.;)]))|^(?:[,;/&|]|and\b|or\b)\s*[a-z](?:$|[\s,.;)])",
+    re.I,
 )
 
 
-_LETTER = re.compile(r"^(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z]))(?=$|[\s.):,;\]])")
+def plain(text: str) -> str:
+    """`text` without fonts, dollars, quotes and emphasis: `$\\mathbf{C}$` and `**C**` are C."""
+    text = unicodedata.normalize("NFKC", text).translate(_PLAIN_SIGNS).replace("\\&", "&")
+    return _MARKUP.sub("", _SPACES.sub(" ", _FONTS.sub(" ", text)))
 
 
 def letter_of(text: str) -> str | None:
     """The one letter that `text` names: "C", "(c)", "\\text{C}", "C. 42 m", "Option C"; None for none or several."""
-    plain = _LEADING_WORDS.sub("", _WRAPPER.sub(" ", text).strip()).strip()
-    match = _LETTER.match(plain)
+    words = _LEADING_WORDS.sub("", " ".join(plain(text).split())).strip()
+    match = _LETTER.match(words)
     if not match:
         return None
-    rest = plain[match.end() :].strip()
-    if re.match(r"^(?:[,;/&]|and\b|or\b)\s*\(?[A-Za-z]\)?(?:$|[\s,.;)])", rest, re.I):
+    rest = words[match.end() :].strip()
+    if _ANOTHER.match(rest):
         return None  # "A or B"
-    if rest and match.group(3) and not re.match(r"^[.):,;]", rest):
+    if rest and match.group(3) and not re.match(r"^(?:[.):,;]|-\s)", rest):
         return None  # a sentence that starts with a one-letter word
     return next(group for group in match.groups() if group).upper()
 

@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def load_cases(folder: Path) -> list[Case]:
     """Every row of the JSONL files in a folder, or of one file."""
-    files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else [folder]
+    others = ("choice_letter", "unboxed_")  # cases of choice_letter, and of answers without a box
+    files = sorted(file for file in folder.glob("*.jsonl") if not file.stem.startswith(others))
+    files = files if folder.is_dir() else [folder]
     rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     if not rows:
         raise SystemExit(f"no cases in {folder}")

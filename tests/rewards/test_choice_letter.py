@@ -1,5 +1,9 @@
 """Multiple-choice letters."""
 
+import json
+import time
+from pathlib import Path
+
 import pytest
 
 from rewards import load_reward
@@ -64,7 +68,7 @@ def test_rewards():
     ]
     extra = {}
     golds = ["A", "(A)", r"\text{A}", None, "E"]
-    assert reward(completions, answer=golds, log_extra=lambda n, v: extra.update({n: v})) == [1.0, 0.0, 1.0, None, 0.0]
+    assert reward(completions, answer=golds, log_extra=lambda n, v: extra.update({n: v})) == [1.0, 0.0, 1.0, None, None]
     assert extra["chosen_letter"] == ["A", "B", "A", "A", ""]
 
 
@@ -78,3 +82,25 @@ def test_letters_of_golds():
         "A", "B", "C", "D", "E", None, None, None, None, None,
     ]  # fmt: skip
     assert letter_of("x = 5") is None
+
+
+@pytest.mark.parametrize("name", ["choice_letter", "choice_letter_second"])
+def test_every_case_is_judged_right(name):
+    lines = (Path(__file__).parent / "cases" / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
+    cases = [json.loads(line) for line in lines if line]
+    reward = load_reward("choice_letter")
+    rewards = reward([case["prediction"] for case in cases], answer=[case["gold"] for case in cases])
+    wrong = [case for case, value in zip(cases, rewards, strict=True) if value != case["correct"]]  # 1.0 == True
+    assert not wrong
+    assert len(cases) > 300
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["(" * 50_000, "A " * 25_000, "the answer is " * 4_000, "A, " * 20_000, "not " * 12_000, "\\boxed{" * 8_000],
+)
+def test_hostile_texts_end_soon_and_earn_nothing(hostile):
+    start = time.process_time()
+    assert load_reward("choice_letter").chosen(hostile) is None
+    assert load_reward("choice_letter").chosen(hostile + " The answer is C.") in ("C", None)
+    assert time.process_time() - start < 2

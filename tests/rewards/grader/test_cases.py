@@ -9,7 +9,8 @@ import pytest
 from rewards import load_reward
 from rewards.grader.judge import grade
 
-FILES = sorted((Path(__file__).parents[1] / "cases").glob("*.jsonl"))
+CASE_FILES = (Path(__file__).parents[1] / "cases").glob("*.jsonl")
+FILES = sorted(file for file in CASE_FILES if not file.stem.startswith(("choice_letter", "unboxed_")))
 CASES = [json.loads(line) for file in FILES for line in file.read_text(encoding="utf-8").splitlines()]
 
 
