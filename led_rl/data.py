@@ -80,6 +80,9 @@ def json_row(line: bytes) -> dict[str, Any]:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(row, dict):
         raise ValueError(f"a row must be an object, not {type(row).__name__}")
+    if b"\\ud" in line or b"\\uD" in line:  # half of a surrogate pair is no text: tokenizers and Arrow refuse it
+        text = json.dumps(row, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        row = json.loads(text)
     return row
 
 

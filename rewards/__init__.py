@@ -5,7 +5,17 @@ this package is instant and imports neither sympy nor math-verify: algebra happe
 (rewards.grader.workers.pool).
 """
 
+from rewards.calling import RewardError, call_reward, checked_rewards
 from rewards.golds import BadGold, check_golds
-from rewards.registry import BUILT_IN, RewardError, RewardFunction, load_reward
+from rewards.registry import BUILT_IN, RewardFunction, load_reward
 
-__all__ = ["BUILT_IN", "BadGold", "RewardError", "RewardFunction", "check_golds", "load_reward"]
+__all__ = [
+    "BUILT_IN",
+    "BadGold",
+    "RewardError",
+    "RewardFunction",
+    "call_reward",
+    "check_golds",
+    "checked_rewards",
+    "load_reward",
+]

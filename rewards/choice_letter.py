@@ -6,6 +6,7 @@ from rewards.answer_text.boxes import final_boxes
 from rewards.answer_text.choices import boxed_letter, chosen_letter
 from rewards.answer_text.completions import after_thinking, completion_texts, prompt_opens_thinking
 from rewards.answer_text.letters import gold_letter
+from rewards.think_watch import ThinkWatch
 
 LONGEST_ANSWER_TEXT = 50_000  # characters after the think part that are read
 
@@ -38,15 +39,16 @@ class ChoiceLetter:
         self.letters = letters.upper()
         self.box_only = box_only
         self.prefilled_think = prefilled_think
+        self._watch = ThinkWatch("choice_letter")
 
     def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]:
         if self.gold_column not in columns:
             raise KeyError(f"choice_letter needs the dataset column {self.gold_column!r} with the gold letters")
         golds = [self._in_choices(gold_letter(gold)) for gold in columns[self.gold_column]]
         prompts = columns.get("prompts") or [None] * len(completions)
-        chosen = [
-            self.chosen(text, prompt) for text, prompt in zip(completion_texts(completions), prompts, strict=True)
-        ]
+        texts = completion_texts(completions)
+        self._watch(texts, self.prefilled_think, columns)
+        chosen = [self.chosen(text, prompt) for text, prompt in zip(texts, prompts, strict=True)]
         rewards = [None if gold is None else float(gold == letter) for gold, letter in zip(golds, chosen, strict=True)]
         if log_extra := columns.get("log_extra"):
             log_extra("chosen_letter", [letter or "" for letter in chosen])

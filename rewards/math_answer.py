@@ -6,6 +6,7 @@ from typing import Any
 from rewards.answer_text.completions import after_thinking, completion_texts, prompt_opens_thinking
 from rewards.golds import gold_text
 from rewards.grader.workers.pool import WorkerPool, shared_pool
+from rewards.think_watch import ThinkWatch
 
 LOG = logging.getLogger(__name__)
 UNBOXED = ("none", "statement", "formula", "bare")
@@ -52,6 +53,7 @@ class MathAnswer:
         self.workers = workers
         self.time_limit = time_limit
         self.memory_limit = memory_limit_mb << 20
+        self._watch = ThinkWatch("math_answer")
 
     def start(self) -> None:
         """Start the worker processes of this rank now. Raises PoolError when they cannot start."""
@@ -64,7 +66,9 @@ class MathAnswer:
         if self.gold_column not in columns:
             raise KeyError(f"math_answer needs the dataset column {self.gold_column!r} with the gold answers")
         prompts = columns.get("prompts") or [None] * len(completions)
-        verdicts = self.judge(completion_texts(completions), columns[self.gold_column], prompts)
+        texts = completion_texts(completions)
+        self._watch(texts, self.prefilled_think, columns)
+        verdicts = self.judge(texts, columns[self.gold_column], prompts)
         self._log(verdicts, columns)
         return [None if verdict["correct"] is None else float(verdict["correct"]) for verdict in verdicts]
 

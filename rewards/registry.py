@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from rewards.calling import RewardError, checked_reward, reward_name
+
 BUILT_IN = {
     "math_answer": "rewards.math_answer:MathAnswer",
     "think_format": "rewards.think_format:ThinkFormat",
@@ -17,10 +19,6 @@ BUILT_IN = {
     "choice_letter": "rewards.choice_letter:ChoiceLetter",
     "countdown": "rewards.countdown:countdown",
 }
-
-
-class RewardError(ValueError):
-    """A reward that does not exist, or options that it does not take."""
 
 
 class RewardFunction(Protocol):
@@ -35,30 +33,32 @@ def load_reward(name: str, **options: Any) -> RewardFunction:
     """The reward called `name`, with its options; picklable, and `__name__` is the reward's name.
 
     `name` is one of BUILT_IN, or `package.module:function` (also `package.module.function`) of the user's own: a class
-    is constructed with the options, a function gets them as keyword arguments of every call. Rewards that need worker
-    processes start them here, so a pool that cannot start is an error now.
+    is constructed with the options, a function or a `functools.partial` gets them as keyword arguments of every call.
+    A user's own reward comes back checked (rewards.calling). Rewards that need worker processes start them here, so a
+    pool that cannot start is an error now.
 
     Raises RewardError for an unknown name, an unknown option or a refused option value.
     """
     target = _import(name)
     if inspect.isclass(target):
-        _check_options(name, target, options, list(inspect.signature(target).parameters))
+        _check_options(name, target, options, list(_signature(name, target).parameters))
         try:
             reward = target(**options)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # whatever a reward's own code may raise
             raise RewardError(f"reward {name!r}: {error}") from error
         if not callable(reward):
             raise RewardError(f"reward {name!r} is a class whose instances cannot be called")
     else:
         keyword_only = [
             parameter.name
-            for parameter in inspect.signature(target).parameters.values()
-            if parameter.default is not parameter.empty and parameter.name not in ("log_extra", "log_metric")
+            for parameter in _signature(name, target).parameters.values()
+            if (parameter.default is not parameter.empty or parameter.kind is parameter.KEYWORD_ONLY)
+            and parameter.name not in ("log_extra", "log_metric")
         ]
         _check_options(name, target, options, keyword_only)
         reward = _with_options(target, options) if options else target
-    loaded: Any = reward
-    start = getattr(loaded, "start", None)
+    loaded: Any = reward if name in BUILT_IN else checked_reward(reward)
+    start = getattr(reward, "start", None)
     if callable(start):
         start()
     return loaded
@@ -66,8 +66,15 @@ def load_reward(name: str, **options: Any) -> RewardFunction:
 
 def _with_options(function: Callable, options: dict[str, Any]) -> Any:
     partial: Any = functools.partial(function, **options)
-    partial.__name__ = function.__name__
+    partial.__name__ = reward_name(function)
     return partial
+
+
+def _signature(name: str, target: Callable) -> inspect.Signature:
+    try:
+        return inspect.signature(target)
+    except (TypeError, ValueError) as error:
+        raise RewardError(f"reward {name!r} cannot be called as a reward: {error}") from error
 
 
 def _check_options(name: str, target: Callable, options: dict[str, Any], allowed: list[str]) -> None:

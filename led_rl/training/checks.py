@@ -11,7 +11,7 @@ from led_rl.data import DatasetError, read_rows, to_prompts
 from led_rl.decoding import DecodingError, UserError, check_decoding
 from led_rl.thinking import MissingMarkersError
 from led_rl.training.config import Recipe
-from led_rl.training.reward_loading import load_reward_for
+from led_rl.training.reward_loading import load_reward_for, try_rewards
 from rewards import RewardError, check_golds
 
 GOLD_KINDS = {"math_answer": "math", "choice_letter": "choice_letter"}
@@ -39,9 +39,11 @@ def check_recipe(recipe: Recipe) -> Checked:
             load_reward_for(tokenizer, **{key: value for key, value in reward.items() if key != "weight"})
             for reward in recipe.run.rewards
         ]
+        dataset = check_gold_column(recipe, dataset)
+        try_rewards(rewards, dataset[0])
     except RewardError as error:
         raise RewardError(f"{recipe.path}: rewards: {error}") from error
-    return Checked(tokenizer, check_gold_column(recipe, dataset), rewards)
+    return Checked(tokenizer, dataset, rewards)
 
 
 def check_model(recipe: Recipe) -> Any:

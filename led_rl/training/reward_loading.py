@@ -4,12 +4,13 @@ Completions do not show a `<think>` that the template opened. A reward that did 
 was cut off while thinking for an answer.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
-from rewards import RewardFunction, load_reward
+from rewards import RewardFunction, call_reward, load_reward
 
-THINK_AWARE = ("math_answer", "choice_letter")
+THINK_AWARE = ("math_answer", "choice_letter", "think_format")
 
 
 def load_reward_for(tokenizer: Any, name: str, **options: Any) -> RewardFunction:
@@ -32,3 +33,25 @@ def template_opens_thinking(tokenizer: Any) -> bool:
         [{"role": "user", "content": "?"}], add_generation_prompt=True, tokenize=True, return_dict=False
     )
     return markers.thinking_after(prompt, unmarked=False)
+
+
+def try_rewards(rewards: Sequence[Any], row: dict[str, Any]) -> None:
+    """Calls every reward with an empty completion of one dataset row, before weights are loaded.
+
+    Raises rewards.RewardError that names the reward: it lacks a column, raises, or returns what is no reward.
+    """
+    from transformers import TrainerState
+
+    columns = {name: [value] for name, value in row.items() if name not in ("prompt", "completion", "completion_ids")}
+    for reward in rewards:
+        call_reward(
+            reward,
+            completions=[[{"role": "assistant", "content": ""}]],
+            row_names=["an empty completion of the dataset's row 1"],
+            prompts=[row["prompt"]],
+            completion_ids=[[]],
+            trainer_state=TrainerState(),
+            log_extra=lambda column, values: None,
+            log_metric=lambda name, value: None,
+            **columns,
+        )

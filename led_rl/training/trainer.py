@@ -18,6 +18,7 @@ from led_rl.training.correction import finite_or_none, ratio_statistics, token_c
 from led_rl.training.rollout import LEDVLLMGeneration, rollouts_by
 from led_rl.training.supported_loss import Supports, SupportSwitch
 from led_rl.training.turns import Turn, align_turns
+from rewards import checked_rewards
 
 NO_THOUGHT = (
     "decoding: {decoding!r}, but no token of this rollout was sampled with it: no prompt ends inside a think part and "
@@ -59,6 +60,7 @@ class LEDGRPOTrainer(GRPOTrainer):
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: LEDGRPOConfig | None = None, **kwargs: Any):
         args = args or LEDGRPOConfig("led-grpo")
+        reward_funcs = checked_rewards(reward_funcs)
         self.decoding = args.decoding_params()
         self._reward_seconds = 0.0
         self._rollout_tokens = 0

@@ -12,18 +12,22 @@ def completion_texts(completions: Sequence[Any]) -> list[str]:
 
 
 def _text(completion: Any) -> str:
+    """The text, "" where there is none: a completion of another shape is no reason to lose the others."""
     if isinstance(completion, str):
         return completion
-    if isinstance(completion, dict):
-        completion = [completion]
-    if not completion:
+    message = completion[-1] if isinstance(completion, list) and completion else completion
+    if not isinstance(message, dict):
         return ""
-    message = completion[-1]
-    content = message.get("content") or ""
-    if isinstance(content, list):  # content parts: [{"type": "text", "text": ...}]
-        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+    content = _content(message.get("content"))
     thinking = message.get("reasoning_content")  # a chat template that splits the think part off
     return f"{THINK_START}{thinking}{THINK_END}{content}" if thinking else content
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, list):  # content parts: [{"type": "text", "text": ...}]
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
 
 
 def after_thinking(text: str, prefilled: bool) -> str | None:
@@ -41,7 +45,9 @@ def after_thinking(text: str, prefilled: bool) -> str | None:
 def prompt_opens_thinking(prompt: Any) -> bool:
     """Whether a prompt ends inside a think part: `<think>` stands open in the plain prompt or its last message."""
     if isinstance(prompt, list):
-        if not prompt or prompt[-1].get("role") != "assistant":  # a finished user turn may quote the marker
+        if (
+            not prompt or not isinstance(prompt[-1], dict) or prompt[-1].get("role") != "assistant"
+        ):  # a finished user turn may quote the marker
             return False
         prompt = prompt[-1].get("content") or ""
     if not isinstance(prompt, str):
