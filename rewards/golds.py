@@ -16,30 +16,62 @@ class BadGold:
     reason: str
 
 
+@dataclass(frozen=True)
+class GoldReading:
+    """What a gold answer is taken for.
+
+    `row` counts from 0. `kind` is letter, integer, fraction, decimal, percentage, quantity, expression, equation,
+    inequality, tuple, list, set, interval, matrix, ratio, congruence, number in a base, time, date, text, left to
+    math-verify, or unusable. `shown` is the reading as plain text ("" if unusable), `reason` why a gold is unusable.
+    """
+
+    row: int
+    kind: str
+    shown: str
+    reason: str | None
+
+
 def check_golds(golds: Sequence[Any], kind: str = "math", workers: int | None = None) -> list[BadGold]:
     """The unusable ones among the golds: missing, empty, "None", unparsable, or not equal to themselves.
 
     `kind` is the reward that will read them: `math` (math_answer), `choice_letter`, or `countdown` (a number).
     Raises rewards.grader.workers.pool.PoolError when worker processes cannot be started.
     """
+    found = _readings(golds, kind, "gold", workers)
+    return [BadGold(each.row, golds[each.row], each.reason) for each in found if each.reason]
+
+
+def explain_golds(golds: Sequence[Any], kind: str = "math", workers: int | None = None) -> list[GoldReading]:
+    """One GoldReading for each gold, in order; `kind` and errors as in `check_golds`."""
+    return _readings(golds, kind, "explain", workers)
+
+
+def _readings(golds: Sequence[Any], kind: str, operation: str, workers: int | None) -> list[GoldReading]:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    texts = [gold_text(gold) for gold in golds]
     if kind == "choice_letter":
         from rewards.answer_text.letters import gold_letter
 
-        reasons = [None if gold_letter(gold) else "is not one choice letter" for gold in golds]
-    else:
-        from rewards.grader.workers.pool import shared_pool
+        letters = [gold_letter(gold) for gold in golds]
+        return [
+            GoldReading(row, "letter", letter, None)
+            if letter
+            else GoldReading(row, "unusable", "", "is not one choice letter")
+            for row, letter in enumerate(letters)
+        ]
+    from rewards.grader.workers.pool import shared_pool
 
-        distinct = sorted({text for text in texts if text is not None})
-        results = shared_pool(workers).run([{"op": "gold", "gold": text} for text in distinct])
-        problems = {
-            text: f"cannot be checked: {result['failure']}" if "failure" in result else result["reason"]
-            for text, result in zip(distinct, results, strict=True)
-        }
-        reasons = ["is missing" if text is None else problems[text] for text in texts]
-    return [BadGold(row, golds[row], reason) for row, reason in enumerate(reasons) if reason]
+    texts = [gold_text(gold) for gold in golds]
+    distinct = sorted({text for text in texts if text is not None})
+    results = shared_pool(workers).run([{"op": operation, "gold": text} for text in distinct])
+    found: dict[str | None, dict[str, Any]] = dict(zip(distinct, results, strict=True))
+    found[None] = {"reason": "is missing"}
+    readings = []
+    for row, text in enumerate(texts):
+        result = found[text]
+        reason = f"cannot be checked: {result['failure']}" if "failure" in result else result["reason"]
+        readings.append(GoldReading(row, result.get("kind", "unusable"), result.get("shown", ""), reason))
+    return readings
 
 
 def gold_text(gold: Any) -> str | None:

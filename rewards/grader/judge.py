@@ -7,10 +7,12 @@ from functools import lru_cache
 
 from rewards.answer_text.boxes import final_answer, final_boxes
 from rewards.answer_text.letters import letter_of
+from rewards.grader.comparing.canonical import canonical
 from rewards.grader.comparing.comparison import equal
 from rewards.grader.comparing.exact import NotRational, rational
 from rewards.grader.reading.notation import normalise
 from rewards.grader.reading.readings import has_dimension, loose_unit_reading, readings
+from rewards.grader.reading.shown import kind_of, shown
 from rewards.grader.reading.wording import clock_time, plain_text
 from rewards.grader.syntax_tree import (
     MINUS_ONE,
@@ -77,6 +79,18 @@ def gold_problem(gold: str) -> str | None:
     except (RecursionError, ArithmeticError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
         return f"cannot be compared: {type(error).__name__}: {error}"[:300]
     return None
+
+
+def gold_reading(gold: str) -> tuple[str, str]:
+    """Kind and plain text of what a usable gold is taken for: see rewards.golds.explain_golds."""
+    answer = gold_answer(gold)
+    if letter := _CHOICE.match(_LETTER_FONTS.sub("", answer)):
+        return "letter", letter.group(1)
+    try:
+        node = canonical(readings(answer)[0])
+    except Unsupported:
+        return "left to math-verify", normalise(answer)
+    return kind_of(node), shown(node)
 
 
 def _divides_by_zero(answer: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rewards import BadGold, check_golds
+from rewards.golds import GoldReading, explain_golds
 from rewards.grader.judge import gold_problem, grade
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -92,3 +93,43 @@ def test_golds_of_other_rewards():
 def test_golds_in_their_wrapping(gold):
     assert grade(r"\boxed{42}", gold).correct
     assert not grade(r"\boxed{41}", gold).correct
+
+
+READINGS = {
+    "42": ("integer", "42"),
+    r"\frac{3}{4}": ("fraction", "3/4"),
+    r"-\frac{1}{2}": ("fraction", "-(1/2)"),
+    "-0.50": ("decimal", "-0.50"),
+    r"35\%": ("percentage", "35 %"),
+    r"2\sqrt{3}": ("expression", "2·root(3, 2)"),
+    "x=5": ("integer", "x = 5"),
+    "x+y=5": ("equation", "x + y = 5"),
+    "(1,2)": ("tuple", "(1, 2)"),
+    r"(1,\infty)": ("interval", "(1, ∞)"),
+    "1, 2": ("list", "1, 2"),
+    r"\{1,2\}": ("set", "{1, 2}"),
+    r"\begin{pmatrix}1&2\\3&4\end{pmatrix}": ("matrix", "matrix [1, 2; 3, 4]"),
+    r"\text{east}": ("text", "east"),
+    r"\text{(B)}": ("letter", "B"),
+    r"\$4.50": ("quantity", "4.50 dollar"),
+    "3:4": ("ratio", "3:4"),
+    "3:30 PM": ("time", "15:30"),
+    r"x\equiv3\pmod 7": ("congruence", "x ≡ 3 (mod 7)"),
+    "52_8": ("number in a base", "52 in base 8"),
+    "x>2": ("inequality", "x > 2"),
+    r"\int_0^1 x\,dx": ("left to math-verify", r"\int_0^1 x dx"),
+}
+
+
+def test_what_golds_are_taken_for():
+    found = explain_golds([*READINGS, None, "2 3"], workers=1)
+    assert {gold: (each.kind, each.shown) for gold, each in zip(READINGS, found, strict=False)} == READINGS
+    assert all(each.reason is None for each in found[:-2])
+    assert found[-2] == GoldReading(len(READINGS), "unusable", "", "is missing")
+    assert (found[-1].kind, found[-1].reason) == ("unusable", "cannot be read: two numbers side by side")
+    assert [each.kind for each in explain_golds(["A", "x y"], kind="choice_letter")] == ["letter", "unusable"]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_gold_of_the_data_sets_can_be_shown(name):
+    assert all(each.shown and each.reason is None for each in explain_golds(golds_of(name), workers=1))

@@ -2,6 +2,7 @@
 
 Jobs: {"op": "grade", "text": ..., "gold": ..., "unboxed": ...} -> {"correct", "extracted", "reason"} and
 {"op": "gold", "gold": ...} -> {"reason"}: None for a usable gold, else what is wrong with it.
+{"op": "explain", "gold": ...} -> {"reason", "kind", "shown"}: also what a usable gold was taken for.
 """
 
 import json
@@ -56,6 +57,10 @@ def _do(job: dict[str, Any]) -> dict[str, Any]:
 
     if job["op"] == "gold":
         return {"reason": judge.gold_problem(job["gold"])}
+    if job["op"] == "explain":
+        reason = judge.gold_problem(job["gold"])
+        kind, shown = ("unusable", "") if reason else judge.gold_reading(job["gold"])
+        return {"reason": reason, "kind": kind, "shown": shown}
     verdict = judge.grade(job["text"], job["gold"], job.get("unboxed", "none"))
     return {"correct": verdict.correct, "extracted": verdict.extracted, "reason": verdict.reason}
 
