@@ -9,6 +9,7 @@ from led_rl import __version__
 # name -> (module:function, one line of help). The function takes the arguments after the name, returns the exit status.
 COMMANDS: dict[str, tuple[str, str]] = {
     "grade": ("led_rl.commands.grading:main", "grade predictions in a JSONL file against gold answers"),
+    "golds": ("led_rl.commands.golds:main", "what the gold answers of a dataset are read as, and which are refused"),
     "evaluate": ("led_rl.commands.evaluation:main", "compare decodings and checkpoints on a file of problems"),
     "serve": ("led_rl.commands.serving:main", "an OpenAI-compatible vLLM server whose requests may choose LED"),
     "benchmark": (

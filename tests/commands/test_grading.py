@@ -10,6 +10,8 @@ import time
 import pytest
 
 from led_rl.cli import main
+from led_rl.data import read_rows, to_prompts
+from led_rl.evaluation.problems import load_problems
 
 ROWS = [
     {"id": "a", "prediction": r"<think>x</think> \boxed{1/2}", "gold": "0.5", "source": "kept"},
@@ -100,9 +102,10 @@ def test_file_errors_are_clear(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert grade(source, tmp_path / "out.jsonl", "--time-limit", "0") == 2
     assert "time_limit" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stopped:
-        main(["grade", "--input", str(source)])
-    assert stopped.value.code == 2
+    assert main(["grade", "--input", str(source)]) == 2
+    assert "required: --output (see led-rl grade --help)" in capsys.readouterr().err
+    assert grade(source, tmp_path / "out.jsonl", "--workers", "0") == 2
+    assert "expected an integer >= 1" in capsys.readouterr().err
 
 
 def test_sentences_need_permission(tmp_path):
@@ -111,6 +114,77 @@ def test_sentences_need_permission(tmp_path):
     grade(source, tmp_path / "lenient.jsonl", "--unboxed", "statement")
     assert read(tmp_path / "strict.jsonl")[0]["correct"] is False
     assert read(tmp_path / "lenient.jsonl")[0]["correct"] is True
+
+
+def test_golds_are_explained(tmp_path, capsys):
+    rows = [{"id": 1, "prediction": r"\boxed{7}", "gold": gold} for gold in ("7", r"\frac{1}{2}", "(1, 2]", "", None)]
+    source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    assert grade(source, target, "--explain") == 1
+    graded = read(target)
+    assert [row["gold_kind"] for row in graded] == ["integer", "fraction", "interval", "unusable", "unusable"]
+    assert [row["gold_read_as"] for row in graded][:2] == ["7", "1/2"]
+    before = target.read_bytes()
+    assert grade(source, target, "--explain") == 1
+    assert target.read_bytes() == before
+    assert grade(source, target) == 2
+    assert "was not graded from" in capsys.readouterr().err
+    assert grade(source, target, "--overwrite") == 1
+    assert grade(source, target, "--explain") == 2
+    assert "graded with --explain" in capsys.readouterr().err
+
+
+def test_what_is_no_json_is_not_written(tmp_path):
+    lines = [
+        '{"id": NaN, "prediction": "\\\\boxed{1}", "gold": "1", "scores": [1.5, NaN, {"a": -Infinity}]}',
+        '{"id": 1e999, "prediction": "\\\\boxed{1}", "gold": NaN}',
+        '{"id": 3, "prediction": Infinity, "gold": "1"}',
+    ]
+    source, target = write(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
+    for _ in range(2):  # started again, it recognises its own rows
+        assert grade(source, target) == 1
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    graded = [json.loads(line, parse_constant=refuse) for line in target.read_text().splitlines()]
+    assert [row["id"] for row in graded] == [None, None]
+    assert graded[0]["scores"] == [1.5, None, {"a": None}]
+    assert [row["correct"] for row in graded] == [True, None]
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        [{"role": "assistant", "content": 7}],
+        [{"role": "assistant", "content": [{"type": "text", "text": 7}]}],
+        [7],
+        {},
+        True,
+    ],
+)
+def test_content_that_is_no_text_is_that_rows_problem(tmp_path, capsys, prediction):
+    rows = [ROWS[1], {"id": "x", "prediction": prediction, "gold": "4"}, ROWS[0]]
+    source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    assert grade(source, target) == 1
+    assert [row["correct"] for row in read(target)] == [False, True]
+    assert "line 2: prediction must be a text or a list of messages" in capsys.readouterr().err
+
+
+def test_files_of_other_systems_are_read_alike(tmp_path):
+    content = "\ufeff" + "".join(
+        json.dumps({"id": text, "problem": text, "prediction": f"{text} \\boxed{{1}}", "gold": "1"}, ensure_ascii=False)
+        + end
+        for text, end in (("a\u2028b\x85c", "\r\n"), ("\U0001f600", "\r\n"), ("last", ""))
+    )
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(content.encode().replace(b"last", b"half \\ud83d"))
+    assert grade(source, target) == 0
+    ids = ["a\u2028b\x85c", "\U0001f600", "half \ufffd"]
+    assert [json.loads(line)["id"] for line in target.read_bytes().split(b"\n") if line] == ids
+    rows = read_rows(str(source))
+    assert [row["id"] for row in rows] == ids
+    assert to_prompts(rows, "in.jsonl")["prompt"][2][0]["content"] == ids[2]
+    assert [problem.problem for problem in load_problems(source)] == ids
 
 
 def test_a_killed_run_leaves_a_file_that_can_be_completed(tmp_path):
