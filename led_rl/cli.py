@@ -1,6 +1,8 @@
 """`led-rl COMMAND ...`: every command is imported only when it is called, so that help is instant."""
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -42,7 +44,17 @@ RUN_MODELS = ("evaluate", "benchmark", "benchmark-trainer", "benchmark-loss", "d
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: its own, or 2 with one line on stderr for what cannot be done."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, `head` say, wants no more of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still flushed at the end of the process
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(_help())

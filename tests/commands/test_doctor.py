@@ -1,8 +1,10 @@
 """`led-rl doctor` as a user runs it."""
 
+import importlib.metadata
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import EntryPoint
 
 import pytest
 from conftest import character_tokenizer
@@ -11,6 +13,7 @@ from subprocesses import BIN, run_command
 
 from led_rl.commands.doctor import main
 from led_rl.decoding import UserError
+from led_rl.engines import installation
 
 
 def checks_of(output: str) -> dict[str, dict]:
@@ -62,6 +65,25 @@ def test_what_cannot_work_fails_and_says_why(capfd, monkeypatch, tiny_model, tmp
         assert "LED_RL_DEPTH" in failed[1]
         assert len(failed) == 3
         assert line in failed[2]
+
+
+@pytest.mark.parametrize(
+    ("entry", "part"),
+    [
+        ("led_rl.engines.vllm_plugin:gone", "cannot be loaded"),
+        ("led_rl.nowhere:register", "cannot be loaded"),
+        ("led_rl.cli:main", "is not this led-rl's plugin"),
+    ],
+)
+def test_an_entry_point_of_another_version_fails(entry, part, monkeypatch):
+    """As an editable installation keeps it from the time when it was installed."""
+    entries = [EntryPoint(installation.PLUGIN, entry, installation.GROUP)]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: entries)
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    check = installation.check_plugin()
+    assert check.status == "FAIL"
+    assert part in check.text
+    assert entry in check.text
 
 
 class PlainServer(BaseHTTPRequestHandler):
