@@ -148,7 +148,9 @@ def test_the_sampler_knows_no_engine():
     assert {module for module in users_of("vllm") | users_of("transformers") if room(module) == "sampler"} == set()
 
 
-ADAPTERS = {f"led_rl.engines.{name}" for name in ("vllm_engine", "vllm_server", "timed_blocks", "self_check")}
+ADAPTERS = {
+    f"led_rl.engines.{name}" for name in ("agreement", "vllm_engine", "vllm_server", "timed_blocks", "self_check")
+}
 
 
 def test_only_the_plugin_its_adapters_and_the_rollout_know_vllm():

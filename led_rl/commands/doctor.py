@@ -8,9 +8,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from led_rl.commands.arguments import Parser
+from rich.console import Console
+
+from led_rl.benchmarks.acceptance.sections import SECTIONS
+from led_rl.commands.arguments import Parser, count, output_folder
+from led_rl.decoding import UserError
+from led_rl.engines.environment import has_gpu
 from led_rl.engines.installation import check_device, check_environment, check_plugin, check_versions
 from led_rl.engines.self_check import (
     Check,
@@ -30,12 +36,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--compare", action="store_true", help="compare with transformers, however large MODEL is")
     parser.add_argument("--server", metavar="URL", help="ask a running server instead, e.g. http://localhost:8000")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    acceptance = parser.add_argument_group("acceptance", "what LED promises, tried on this machine without a model")
+    add = acceptance.add_argument
+    add("--acceptance", action="store_true", help="run it: minutes, a page of PASS and FAIL, and one JSON file")
+    add("--sections", metavar="A,B", help=f"these alone, in this order: {', '.join(SECTIONS)}")
+    add("--seconds", type=count, metavar="N", help="for all of it (600)")
+    add("--output", type=Path, metavar="FOLDER", help="of acceptance.json, the page and logs (runs/acceptance)")
+    add("--parallel", type=count, metavar="N", help="sections at a time, but for those that measure time")
     options = parser.parse_args(arguments)
     if options.server and (options.model or options.compare):
         parser.error("--server asks a server about the model that it serves: leave MODEL and --compare out")
     if options.depth is not None and options.depth < 2:
         parser.error("argument --depth: expected an integer >= 2; depth 1 reads no latent layer")
+    own = {f"--{name}" for name in ("sections", "seconds", "output", "parallel") if getattr(options, name) is not None}
+    if not options.acceptance and own:
+        parser.error(f"{', '.join(sorted(own))}: only with --acceptance")
+    if options.acceptance:
+        if options.model or options.server or options.json or options.depth or options.compare:
+            parser.error("--acceptance makes its own models: leave MODEL, --depth, --compare, --server and --json out")
+        return acceptance_of(options)
     return report(options)
+
+
+def acceptance_of(options: argparse.Namespace) -> int:
+    """Runs the sections that were asked for; returns 1 if any check failed."""
+    from led_rl.benchmarks.acceptance.run import accept
+
+    names = list(dict.fromkeys(options.sections.split(","))) if options.sections else list(SECTIONS)
+    if unknown := [name for name in names if name not in SECTIONS]:
+        raise UserError(f"argument --sections: unknown section {unknown[0]!r}; allowed: {', '.join(SECTIONS)}")
+    output = output_folder(options.output or Path("runs/acceptance"))
+    cores = len(os.sched_getaffinity(0))
+    parallel = options.parallel or (max(1, min(4, cores // 4)) if has_gpu() else 1)
+    sections = [SECTIONS[name] for name in names]
+    return int(accept(sections, output, options.seconds or 600, parallel, Console()).failed() > 0)
 
 
 def report(options: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
 """Whether LED works here with a model: a small engine, a few requests, and the oracle. What `led-rl doctor` asks."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +10,39 @@ from led_rl.decoding import DecodingParams
 from led_rl.thinking import END, START, MissingMarkersError, ThinkMarkers
 
 if TYPE_CHECKING:
-    from led_rl.engines.transformers_engine import TransformersEngine
+    from led_rl.engines.agreement import Agreement
 
 QUESTIONS = ("What is 17 + 25?", "Name a prime number above 50.", "Is 91 a prime number?", "Add 3, 8 and 30.")
 TOKENS = 16
 TEMPERATURE = 0.8
 SMALL = 1e9  # parameters of a model that is compared with transformers unasked
 RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
-# How far probabilities and log-probabilities may be from transformers in float32: each of them in a float32 engine, on
-# average in one of lower precision.
-EXACT, COARSE = (1e-4, 1e-3), (0.02, 0.1)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an engine may be from transformers in float32: each figure if `exact`, else on average.
+
+    Attributes:
+        table, logprob: of a probability in a latent table, and of a log-probability.
+        outside: share of the tokens that may be none of transformers' candidates.
+    """
+
+    table: float
+    logprob: float
+    exact: bool
+    outside: float
+    reason: str
+
+
+ROUNDING = Tolerance(1e-4, 1e-3, True, 0.0, "float32: sums in another order")
+TF32 = Tolerance(5e-3, 2e-2, True, 0.01, "float32 on a GPU, whose attention may multiply with 10 bits (TF32)")
+COARSE = Tolerance(0.02, 0.1, False, 0.1, "8 bits of precision a product: on average, as single errors are larger")
+
+
+def tolerance_of(dtype: str, on_gpu: bool) -> Tolerance:
+    """By the engine's dtype, `torch.float32` or shorter ones."""
+    return (TF32 if on_gpu else ROUNDING) if dtype.endswith("float32") else COARSE
 
 
 @dataclass(frozen=True)
@@ -27,8 +50,9 @@ class Check:
     """One line of the report."""
 
     name: str
-    status: str  # "ok", "warn" or "FAIL"
+    status: str  # "ok", "warn", "FAIL" or "skip"
     text: str
+    figures: Mapping[str, Any] = field(default_factory=dict)  # what was measured, of checks that measure
 
 
 def check_runner() -> Check:
@@ -70,9 +94,13 @@ def check_markers(tokenizer: Any) -> Check:
     return Check("think markers", "ok", shown)
 
 
-def check_engine(model: str, depth: int, compare: bool) -> Iterator[Check]:
-    """Builds an engine in this process and asks it for LED; compares small models, or any with `compare`."""
-    from led_rl.engines.vllm_engine import VLLMEngine, model_runner
+def check_engine(model: str, depth: int, compare_anyway: bool) -> Iterator[Check]:
+    """Builds an engine in this process and asks it for LED; compares small models, or any with `compare_anyway`."""
+    import torch
+
+    from led_rl.engines.agreement import compare, generate_traced, sampling_params
+    from led_rl.engines.transformers_engine import TransformersEngine
+    from led_rl.engines.vllm_engine import VLLMEngine, model_runner, request_decoder
 
     engine = VLLMEngine(model, depth, max_model_len=256, max_num_seqs=8)
     config = engine.llm.llm_engine.vllm_config
@@ -85,15 +113,22 @@ def check_engine(model: str, depth: int, compare: bool) -> Iterator[Check]:
     yield Check("engine", "ok", text)
 
     yield _check_refusal(engine.llm)
-    requests = [_prompt(engine.tokenizer, question) for question in QUESTIONS]
+    prompts = [_prompt(engine.tokenizer, question) for question in QUESTIONS]
     decodings = [DecodingParams("led", depth, draw=draw, think_only=False) for draw in ("marginal", "coin")]
-    decodings = [decodings[i % 2] for i in range(len(requests))]
-    outputs, traced = _generate(engine.llm, requests, decodings)
+    params = [
+        sampling_params(
+            temperature=TEMPERATURE, max_tokens=TOKENS, seed=i, extra_args=decodings[i % 2].to_extra_args() | {"tag": i}
+        )
+        for i in range(len(prompts))
+    ]
+    decoder = request_decoder(engine.llm)
+    assert decoder is not None
+    decoder.totals(reset=True)
+    outputs, traced = generate_traced(engine.llm, prompts, params)
     yield _check_statistics(engine.llm, outputs)
-    if compare or parameters < SMALL:
-        from led_rl.engines.transformers_engine import TransformersEngine
-
-        yield _check_against_transformers(TransformersEngine(model), requests, decodings, outputs, traced, dtype)
+    if compare_anyway or parameters < SMALL:
+        found = compare(TransformersEngine(model), prompts, params, outputs, traced)
+        yield judge(found, tolerance_of(dtype, torch.cuda.is_available()))
     else:
         text = f"not compared: {parameters:,} parameters (--compare does it)"
         yield Check("transformers", "ok", text)
@@ -121,39 +156,6 @@ def _check_refusal(llm: Any) -> Check:
     return Check("wrong requests", "FAIL", "a misspelt key (led_depht) was not refused: the plugin is not at work")
 
 
-def _generate(llm: Any, prompts: list[list[int]], decodings: list[DecodingParams]) -> tuple[list[Any], dict]:
-    """Outputs, and by (request, step) the traced draw that served it with its index there."""
-    from vllm import SamplingParams
-
-    from led_rl.engines.vllm_engine import request_decoder
-
-    params = [
-        SamplingParams(
-            temperature=TEMPERATURE,
-            max_tokens=TOKENS,
-            ignore_eos=True,
-            logprobs=0,
-            seed=i,
-            detokenize=False,
-            extra_args={**decoding.to_extra_args(), "doctor_request": i},
-        )
-        for i, decoding in enumerate(decodings)
-    ]
-    decoder = request_decoder(llm)
-    assert decoder is not None
-    decoder.totals(reset=True)
-    decoder.trace = []
-    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
-    traced = {}
-    for step in decoder.trace:
-        for row, draw in step.draws.items():
-            request = (step.extra_args[row] or {}).get("doctor_request")
-            if request is not None:
-                traced[request, int(step.positions[row]) + 1 - len(prompts[request])] = draw
-    decoder.trace = None
-    return outputs, traced
-
-
 def _check_statistics(llm: Any, outputs: list[Any]) -> Check:
     from led_rl.engines.vllm_engine import request_decoder
     from led_rl.engines.vllm_plugin.request_statistics import KEY
@@ -178,45 +180,32 @@ def _check_statistics(llm: Any, outputs: list[Any]) -> Check:
     return Check("sampler", "ok", f"{text}; latent tables sane; explored {explored:.1%}, confidence {confidence:.3f}")
 
 
-def _check_against_transformers(
-    reference: "TransformersEngine",
-    prompts: list[list[int]],
-    decodings: list[DecodingParams],
-    outputs: list[Any],
-    traced: dict,
-    dtype: str,
-) -> Check:
-    """Tables and log-probabilities of every token of the requests against the same model in transformers, float32."""
-    tables, logprobs, outside = [], [], 0
-    for request, (prompt, decoding, output) in enumerate(zip(prompts, decodings, outputs, strict=True)):
-        sampled = output.outputs[0]
-        tokens = list(sampled.token_ids)
-        led, posteriors = reference.distributions(prompt + tokens[:-1], decoding, TEMPERATURE)
-        for step, token in enumerate(tokens):
-            draw, at = traced[request, step]
-            row = len(prompt) - 1 + step
-            if draw.read is not None and draw.read[at]:
-                expected = posteriors[row][:, draw.candidates[at].cpu()]
-                tables.append(float((draw.table[at][: len(expected)].cpu() - expected).abs().max()))
-            branch = led.mu
-            if decoding.draw == "coin":
-                branch = led.explore if draw.explored[at] else led.exploit
-            found = branch[row][led.candidates[row] == token]
-            if not len(found) or not found[0]:
-                outside += 1
-                continue
-            logprobs.append(abs(float(found[0].log()) - sampled.logprobs[step][token].logprob))
-    exact = dtype == "torch.float32"
-    measure = max if exact else mean
-    limits = EXACT if exact else COARSE
-    table, logprob = measure(tables or [0.0]), measure(logprobs or [0.0])
-    text = f"{len(tables)} latent tables agree to {table:.1e}, {len(logprobs)} log-probabilities to {logprob:.1e}"
-    if not exact:
+def judge(found: "Agreement", tolerance: Tolerance) -> Check:
+    """Whether an engine agrees with transformers as closely as its precision allows."""
+    measure = max if tolerance.exact else mean
+    table, logprob = measure(found.tables or [0.0]), measure(found.logprobs or [0.0])
+    figures = {
+        "tables": len(found.tables),
+        "table_error": table,
+        "logprobs": len(found.logprobs),
+        "logprob_error": logprob,
+        "largest_table_error": max(found.tables, default=0.0),
+        "largest_logprob_error": max(found.logprobs, default=0.0),
+        "outside": found.outside,
+        "allowed": {"table_error": tolerance.table, "logprob_error": tolerance.logprob, "reason": tolerance.reason},
+        "seen": dict(found.seen),
+    }
+    text = f"{len(found.tables)} latent tables agree to {table:.1e} (allowed {tolerance.table:g}), "
+    text += f"{len(found.logprobs)} log-probabilities to {logprob:.1e} ({tolerance.logprob:g})"
+    if not tolerance.exact:
         text += " on average"
-    if outside:
-        text += f"; {outside} tokens are no candidates there"
-    good = table <= limits[0] and logprob <= limits[1] and outside <= (0 if exact else 0.1 * len(logprobs))
-    return Check("transformers", "ok" if good and tables else "FAIL", text)
+    if found.outside:
+        text += f"; {found.outside} tokens are no candidates there"
+    if found.faults:
+        text += f"; {len(found.faults)} faults, {found.faults[0]}"
+    good = table <= tolerance.table and logprob <= tolerance.logprob and not found.faults
+    good = good and found.outside <= tolerance.outside * (len(found.logprobs) + found.outside)
+    return Check("transformers", "ok" if good and found.tables else "FAIL", text, figures)
 
 
 def one_line(error: Exception) -> str:

@@ -7,7 +7,6 @@ v2_probe.py MODEL REQUESTS FACTS    reads requests from a JSON file and writes w
 
 import json
 import os
-import random
 import sys
 from pathlib import Path
 
@@ -25,44 +24,15 @@ else:
 
 import agreement
 import torch
-from agreement import CLOSE, THINK, random_text, sampling_params
-from test_led_in_vllm import draws, mixed_requests
+from agreement import sampling_params
+from test_led_in_vllm import draws
 
+from led_rl.benchmarks.acceptance.requests import mixed_requests, pressing_requests
 from led_rl.engines.transformers_engine import TransformersEngine
 from led_rl.engines.vllm_engine import VLLMEngine, model_runner, request_decoder
 
 if has_gpu():
     agreement.TOLERANCE = 5e-3  # attention kernels multiply float32 as TF32
-
-EDITS = [
-    {"allowed_token_ids": list(range(THINK, 60))},
-    {"logit_bias": {THINK: 3.0, CLOSE: 3.5, 40: 5.0}, "min_tokens": 6},
-    {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.3},
-    {"prompt_logprobs": 1},
-]
-
-
-def pressing_requests(count: int):
-    """Prompts with think markers strewn in, so that chunks of prefill end on them, and requests that edit logits."""
-    generator = random.Random(7)
-
-    def text(length):
-        marked = [generator.choice([THINK, CLOSE]) if generator.random() < 0.1 else None for _ in range(length)]
-        return [marker or token for marker, token in zip(marked, random_text(generator, length), strict=True)]
-
-    prompts, params = [], []
-    for i in range(count):
-        prompts.append(text(generator.randrange(20, 90)))
-        asked = [
-            {"led": 1},
-            {"led": 1, "led_depth": 3, "led_draw": "marginal"},
-            {"led_decoding": "top_k_control"},
-            None,
-        ]
-        extra_args = asked[i % 4] and asked[i % 4] | {"tag": i}
-        changes = {"max_tokens": 20, "extra_args": extra_args, "logit_bias": {THINK: 3.0, CLOSE: 3.5}}
-        params.append(sampling_params(**(changes | EDITS[(i // 2) % len(EDITS)])))
-    return prompts, params
 
 
 def sums_of(traced: dict) -> dict[str, float]:
@@ -79,9 +49,6 @@ def sums_of(traced: dict) -> dict[str, float]:
 def agree(llm, reference, prompts, params):
     """What `check_agreement` saw, and the sums of the traced rows."""
     outputs, traced = agreement.generate_traced(llm, prompts, params)
-    for step in {id(step): step for found in traced.values() for step, _ in found}.values():
-        for draw, _ in step.draws.values():
-            vars(draw).update({name: value.cpu() for name, value in vars(draw).items() if value is not None})
     return agreement.check_agreement(reference, prompts, params, outputs, traced), sums_of(traced)
 
 

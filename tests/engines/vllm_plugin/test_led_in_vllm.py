@@ -11,6 +11,7 @@ import torch
 from agreement import CLOSE, THINK, check_agreement, generate_traced, random_text, sampling_params
 from scipy.stats import chi2
 
+from led_rl.benchmarks.acceptance.requests import mixed_requests
 from led_rl.decoding import DRAWS, DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
@@ -28,47 +29,6 @@ def no_gradients():
 @pytest.fixture(scope="module")
 def reference(tiny_model):
     return TransformersEngine(tiny_model)
-
-
-MIXED = [
-    {"led": 1},
-    {"led": 1, "led_draw": "marginal"},
-    {"led": 1, "led_k": 4, "led_depth": 3, "led_draw": "marginal"},
-    {"led": 1, "led_aggregation": "mean_all"},
-    {"led": 1, "led_aggregation": "max_entropy_layer", "led_depth": 5},
-    {"led": 1, "led_aggregation": "product", "led_draw": "marginal"},
-    {"led": 1, "led_latent_norm": 1, "led_exploit": 0},
-    {"led": 1, "led_latent_layers": [9, 11, 6]},
-    {"led": 1, "led_think_only": 0},
-    {"led": 1, "led_think_start": "marker"},
-    {"led_decoding": "top_k_control", "led_k": 5},
-    {"led_decoding": "led_reference", "led_depth": 4},
-    None,
-]
-
-
-def mixed_requests(count: int):
-    """Requests of every kind in one batch, prompts that think, have closed thinking, or bear no marker."""
-    generator = random.Random(1)
-    shared = random_text(generator, 40)  # a shared prefix: prefix-cache hits
-    prompts, params = [], []
-    for i in range(count):
-        prompt = shared + random_text(generator, generator.randrange(3, 60))
-        prompt += [[THINK], [THINK, 50, CLOSE, 51], [CLOSE, 60, THINK, 61], []][i % 4]
-        prompts.append(prompt)
-        extra_args = MIXED[(i // 4) % len(MIXED)]
-        params.append(
-            sampling_params(
-                temperature=[0.8, 0.5, 1.2, 0.0][i % 3] if i % 11 else 0.0,
-                top_p=0.9 if i % 2 else 1.0,
-                top_k=20 if i % 7 == 0 else 0,
-                min_p=0.05 if i % 5 == 0 else 0.0,
-                seed=100 + i if i % 6 == 1 else None,
-                logit_bias={THINK: 3.0, CLOSE: 4.0} if i % 3 == 0 else None,
-                extra_args=extra_args and extra_args | {"tag": i},
-            )
-        )
-    return prompts, params
 
 
 def test_tables_phases_and_logprobs_agree_with_transformers(engine, reference):
