@@ -12,7 +12,7 @@ import math
 import random
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -117,30 +117,47 @@ def _measure(
     """Fills the report's cells, round by round, and writes it after each."""
     arms = arms_of(settings)
     sampling = Sampling(settings.temperature, settings.top_p, settings.top_k, max_tokens=settings.new_tokens)
-    others = [arm for arm in arms if arm != STANDARD]
 
     def block(arm: str, prompts: list[list[int]], sampling: Sampling) -> "Timing":
         return engines[PLAIN if arm == PLAIN else STANDARD].run(prompts, arms[arm], sampling, settings.logprobs)
 
     for batch, context in product(settings.batches, settings.contexts):
-        generator = random.Random(f"{settings.seed}/{batch}/{context}")
-        prompts = [[generator.randrange(vocab) for _ in range(context)] for _ in range(batch)]
+        prompts = prompts_of(settings.seed, batch, context, vocab)
         if settings.explored_fraction is not None:
             bar.note(f"batch {batch}, context {context}: looking for the temperature")
-            sampling = replace(sampling, temperature=_temperature(settings.explored_fraction, block, prompts, sampling))
+            found = find_temperature(settings.explored_fraction, block, prompts, sampling)
+            sampling = replace(sampling, temperature=found)
         cell = Cell(batch, context, sampling.temperature, [])
         report.cells.append(cell)
         bar.note(f"batch {batch}, context {context}: warm-up")
-        for arm in arms:
-            block(arm, prompts, replace(sampling, max_tokens=settings.warmup_tokens))
-        for number in range(settings.rounds):
-            blocks = []
-            for place, arm in enumerate(order_of_round(others, number)):
-                timing = block(arm, prompts, sampling)
-                blocks.append(Block(arm, number, place, batch, **asdict(timing)))
+        for blocks in rounds_of(arms, block, prompts, sampling, settings):
             cell.blocks += blocks
             report.write(settings.output)
             bar.advance(note=f"batch {batch}, context {context}: {_ratios_so_far(cell)}")
+
+
+def prompts_of(seed: int, batch: int, context: int, vocab: int) -> list[list[int]]:
+    """`batch` prompts of `context` random tokens."""
+    generator = random.Random(f"{seed}/{batch}/{context}")
+    return [[generator.randrange(vocab) for _ in range(context)] for _ in range(batch)]
+
+
+def rounds_of(
+    arms: Mapping[str, DecodingParams],
+    block: "Callable[[str, list[list[int]], Sampling], Timing]",
+    prompts: list[list[int]],
+    sampling: Sampling,
+    settings: Settings,
+) -> Iterator[list[Block]]:
+    """The blocks of each of `settings.rounds` rounds over the arms, after a warm-up of all of them."""
+    others = [arm for arm in arms if arm != STANDARD]
+    for arm in arms:
+        block(arm, prompts, replace(sampling, max_tokens=settings.warmup_tokens))
+    for number in range(settings.rounds):
+        yield [
+            Block(arm, number, place, len(prompts), **asdict(block(arm, prompts, sampling)))
+            for place, arm in enumerate(order_of_round(others, number))
+        ]
 
 
 def arms_of(settings: Settings) -> dict[str, DecodingParams]:
@@ -157,7 +174,7 @@ def arms_of(settings: Settings) -> dict[str, DecodingParams]:
     return arms | ({PLAIN: DecodingParams()} if settings.with_plain else {})
 
 
-def _temperature(fraction: float, block: Any, prompts: list[list[int]], sampling: Sampling) -> float:
+def find_temperature(fraction: float, block: Any, prompts: list[list[int]], sampling: Sampling) -> float:
     """Temperature at which LED explores about that fraction of the rows: bisection, a block a step."""
     low, high = math.log(COLDEST), math.log(HOTTEST)
     for _ in range(PILOT_BLOCKS):
@@ -188,11 +205,9 @@ def _engines(settings: Settings, model: BenchmarkModel) -> dict[str, "BlockEngin
     for name, depth in {**depths, STANDARD: settings.depth}.items():
         print(f"starting vLLM {'without' if depth == 0 else 'with'} LED ...", file=sys.stderr)
         engine = BlockEngine(model.path, depth, model.random_weights, settings.seed, **arguments)
-        blocks, size = engine.capacity()
-        if (needed := max(settings.batches) * math.ceil((settings.longest + 1) / size)) >= blocks:
+        if lacking := engine.lacks(max(settings.batches), settings.longest):
             raise BenchmarkError(
-                f"the key-value cache holds {blocks} blocks of {size} tokens and needs {needed}: lower --batch, "
-                "--context or --new-tokens (or raise VLLM_CPU_KVCACHE_SPACE, --gpu-memory)"
+                f"{lacking}: lower --batch, --context or --new-tokens (or raise VLLM_CPU_KVCACHE_SPACE, --gpu-memory)"
             )
         engines[name] = engine
     return engines

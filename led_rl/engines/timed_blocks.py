@@ -1,6 +1,7 @@
 """Timed blocks of requests on a vLLM engine in this process: one length for all, every engine step by the clock."""
 
 import gc
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,14 +70,24 @@ class BlockEngine:
         config = self.llm.llm_engine.vllm_config.cache_config
         return config.num_gpu_blocks, config.block_size
 
+    def lacks(self, batch: int, length: int) -> str | None:
+        """Why sequences of `length` tokens do not fit into the key-value cache, `batch` at a time; None if they do."""
+        blocks, size = self.capacity()
+        needed = batch * math.ceil((length + 1) / size)
+        return (
+            None
+            if needed < blocks
+            else f"the key-value cache holds {blocks} blocks of {size} tokens and needs {needed}"
+        )
+
     def added_bytes(self) -> dict[str, int]:
-        """Memory that LED holds for the life of the engine."""
+        """Memory that LED holds for the life of the engine; the workspace lies on a device alone."""
         if self._decoder is None:
             return {}
-        return {
-            "latent_states": self._model.led_states.bytes(),
-            "request_tables": sum(table.nbytes for table in self._decoder.tensors().values()),
-        }
+        held = {"latent_states": self._model.led_states.bytes(), "request_tables": 0, "workspace": 0}
+        for name, tensor in self._decoder.tensors().items():
+            held["workspace" if name.startswith("led_workspace_") else "request_tables"] += tensor.nbytes
+        return held
 
     def run(
         self, prompts: Sequence[Sequence[int]], decoding: DecodingParams, sampling: Sampling, logprobs: bool

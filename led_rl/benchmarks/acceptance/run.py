@@ -37,7 +37,8 @@ class Job:
         self.started = time.monotonic()
         caches = {name: str(work / section.name / name.lower()) for name in CACHES}
         environment = os.environ | section.environment() | caches | {"TMPDIR": str(work)}
-        command = [sys.executable, "-m", f"{PACKAGE}.worker", section.name, str(self.results), str(seconds)]
+        settings = json.dumps({**section.settings, "seconds": seconds})
+        command = [sys.executable, "-m", f"{PACKAGE}.worker", section.function, str(self.results), settings]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
