@@ -69,7 +69,8 @@ def acceptance_of(options: argparse.Namespace) -> int:
     cores = len(os.sched_getaffinity(0))
     parallel = options.parallel or (max(1, min(4, cores // 4)) if has_gpu() else 1)
     sections = [SECTIONS[name] for name in names]
-    return int(accept(sections, output, options.seconds or 600, parallel, Console()).failed() > 0)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    return int(accept(sections, output, options.seconds or 600, parallel, console).failed() > 0)
 
 
 def report(options: argparse.Namespace) -> int:

@@ -185,8 +185,8 @@ def compare(
                         if token != int(logits[step, 0].argmax()):
                             found_all.outside += 1
                         continue
-                if sample.sampling_mask is not None:
-                    record = sample.sampling_mask.token_ids[step]
+                if (mask := getattr(sample, "sampling_mask", None)) is not None:  # vLLM 0.26 has none
+                    record = mask.token_ids[step]
                     final = posteriors[step, 0] if by_led else None
                     if not _supports(record, expected.values(), token, final, param, tolerance):
                         found_all.faults.append(f"{place}: support {record}")

@@ -56,7 +56,7 @@ def engine(seconds: float, runner: int, eager: bool, dtype: str, wide: bool = Fa
     yield mode(made, runner, eager)
     reference = TransformersEngine(folder)
     yield agreement(made, reference, 16 if wide else 104)
-    prompt = uncertain_prompt(reference, 12 if wide else 200)
+    prompt = uncertain_prompt(reference, tries=12 if wide else 200)
     yield from follows_mu(made, reference, prompt, exact=dtype == "float32", draws=2000 if wide else 4000)
     yield from entropies(made)
 
@@ -65,7 +65,7 @@ def mode(made: VLLMEngine, runner: int, eager: bool) -> Check:
     """Whether the engine is what was asked for."""
     config = made.llm.llm_engine.vllm_config
     compilation = config.compilation_config
-    graphs, compiled = str(compilation.cudagraph_mode), str(compilation.mode)
+    graphs, compiled = compilation.cudagraph_mode.name, compilation.mode.name
     figures = {
         "runner": 2 if config.use_v2_model_runner else 1,
         "cudagraph_mode": graphs,
@@ -73,9 +73,9 @@ def mode(made: VLLMEngine, runner: int, eager: bool) -> Check:
         "async_scheduling": config.scheduler_config.async_scheduling,
         "latent_layers": list(model_runner(made.llm).model.led_layers),
     }
-    good = figures["runner"] == runner and ("NONE" in compiled) == eager
+    good = figures["runner"] == runner and (compiled == "NONE") == eager
     if torch.cuda.is_available():
-        good = good and ("NONE" in graphs) == eager
+        good = good and (graphs == "NONE") == eager
     text = f"runner V{figures['runner']}, {compiled}, {graphs}, asynchronous scheduling {figures['async_scheduling']}"
     return Check("mode", "ok" if good else "FAIL", text, figures)
 
@@ -90,14 +90,14 @@ def agreement(made: VLLMEngine, reference: TransformersEngine, count: int) -> Ch
     return judge(compare(reference, prompts, params, outputs, traced, tolerance=tolerance.table), tolerance)
 
 
-def uncertain_prompt(reference: TransformersEngine, tries: int) -> list[int]:
+def uncertain_prompt(reference: TransformersEngine, temperature: float = TEMPERATURE, tries: int = 200) -> list[int]:
     """A thinking prompt after which LED explores and differs from the final layer (found, not made up)."""
     generator = random.Random(0)
     prompts = [[*random_text(generator, 8), THINK] for _ in range(tries)]
     decoding = DecodingParams("led", DEPTH, draw="marginal")
 
     def distance(prompt: list[int]) -> float:
-        led = reference.distributions(prompt, decoding, TEMPERATURE)[0]
+        led = reference.distributions(prompt, decoding, temperature)[0]
         return float((led.mu[-1] - led.exploit[-1]).abs().sum())
 
     return max(prompts, key=distance)
@@ -131,7 +131,8 @@ def follows_mu(
             explored += int(traced_draw.explored[at])
         own, oracle, final = (chi_square_p(tokens, each) for each in (policy, mu, exploit))
         distance = float((policy - mu).abs().sum() / 2)
-        z = binomial_z(explored, [1 - each for each in confidence])
+        # one draw from mu explores nothing by itself
+        z = binomial_z(explored, [1 - each for each in confidence]) if draw == "coin" else 0.0
         figures = {
             "n": draws,
             "p_own_policy": own,
@@ -143,7 +144,9 @@ def follows_mu(
         }
         good = len(confidence) == draws and own > LIKELY and final < UNLIKELY and abs(z) < FEW_SIGMAS
         text = f"n {draws}: p {own:.2g} against what was drawn from, {oracle:.2g} against mu of transformers (total "
-        text += f"variation {distance:.1e}), {final:.0e} against the final layer alone; explored {explored / draws:.1%}"
+        text += f"variation {distance:.1e}), {final:.0e} against the final layer alone"
+        if draw == "coin":
+            text += f"; explored {explored / draws:.1%}, {z:+.1f} standard deviations from 1 - confidence"
         good = good and (oracle > LIKELY if exact else distance < 0.1)
         yield Check(f"tokens, {draw}", "ok" if good else "FAIL", text, figures)
 

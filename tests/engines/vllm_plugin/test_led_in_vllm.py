@@ -9,8 +9,9 @@ import sys
 import pytest
 import torch
 from agreement import CLOSE, THINK, check_agreement, generate_traced, random_text, sampling_params
-from scipy.stats import chi2
 
+from led_rl.benchmarks.acceptance.engine_checks import uncertain_prompt
+from led_rl.benchmarks.acceptance.laws import chi_square_p
 from led_rl.benchmarks.acceptance.requests import mixed_requests
 from led_rl.decoding import DRAWS, DecodingParams
 from led_rl.engines.engine import Sampling
@@ -47,31 +48,6 @@ def draws(engine, prompt, count, **changes):
     params = sampling_params(max_tokens=1, **changes)
     outputs = engine.llm.generate([{"prompt_token_ids": prompt}] * count, params, use_tqdm=False)
     return torch.tensor([output.outputs[0].token_ids[0] for output in outputs])
-
-
-def chi_square_p(tokens: torch.Tensor, probabilities: torch.Tensor) -> float:
-    """p-value of Pearson's chi-square test; cells expected below 5 are pooled."""
-    expected = probabilities.double() * len(tokens)
-    observed = torch.bincount(tokens, minlength=len(probabilities)).double()
-    assert observed[probabilities == 0].sum() == 0, "drew a token of probability 0"
-    small = expected < 5
-    expected = torch.cat([expected[~small], expected[small].sum()[None]])
-    observed = torch.cat([observed[~small], observed[small].sum()[None]])
-    keep = expected > 0
-    statistic = ((observed - expected)[keep] ** 2 / expected[keep]).sum().item()
-    return float(chi2.sf(statistic, int(keep.sum()) - 1))
-
-
-def uncertain_prompt(reference, temperature: float = 0.8) -> list[int]:
-    """A thinking prompt after which LED explores and differs from the final layer (found, not made up)."""
-    generator = random.Random(0)
-    prompts = [[*random_text(generator, 8), THINK] for _ in range(200)]
-
-    def distance(prompt):
-        led = reference.distributions(prompt, LED, temperature)[0]
-        return (led.mu[-1] - led.exploit[-1]).abs().sum().item()
-
-    return max(prompts, key=distance)
 
 
 @pytest.mark.parametrize("draw", DRAWS)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from agreement import THINK, sampling_params
 from subprocesses import ROOT, run_command
-from test_led_in_vllm import LED, chi_square_p, uncertain_prompt
+from test_led_in_vllm import LED
 
+from led_rl.benchmarks.acceptance.engine_checks import uncertain_prompt
+from led_rl.benchmarks.acceptance.laws import chi_square_p
 from led_rl.engines.environment import has_gpu
 from led_rl.engines.transformers_engine import TransformersEngine
 
