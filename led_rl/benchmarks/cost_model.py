@@ -21,7 +21,7 @@ from led_rl.benchmarks.shapes import Shape as BenchmarkShape
 from led_rl.terminal.tables import text_table
 
 # Of one step, counted in the code: (states, phases, the final layer, scores and statistics; latent layers). On a CPU
-# calls into torch, NumPy and compiled loops (engines/cpu_draw.py), else launches, at depth 8 (engines/device_draw.py).
+# calls into torch, NumPy and compiled loops (sampler/on_cpu/draw.py), else launches, at depth 8 (sampler/on_gpu/draw.py).
 OPERATORS = {"cpu": (30, 12), "cuda": (17, 3)}
 PAIRS_AT_ONCE = 128  # (row, layer) pairs that share one read of the LM head on a GPU
 FLOAT = 4  # bytes of a float32 logit
@@ -109,7 +109,7 @@ def standard_seconds(config: Mapping[str, Any], batch: int, context: int, itemsi
     """The least that a standard decoding step can take: weights and keys and values read once, matrix products.
 
     Args:
-        config: of a Qwen3 (benchmark_models.SHAPES), dense, embeddings tied.
+        config: of a Qwen3 (shapes.SHAPES), dense, embeddings tied.
         context: tokens of each sequence so far.
     """
     layers, hidden, head_dim = (config[name] for name in ("num_hidden_layers", "hidden_size", "head_dim"))
