@@ -21,7 +21,7 @@ from led_rl.benchmarks.shapes import Shape as BenchmarkShape
 from led_rl.terminal.tables import text_table
 
 # Of one step, counted in the code: (states, phases, the final layer, scores and statistics; latent layers). On a CPU
-# calls into torch, NumPy and compiled loops (sampler/on_cpu/draw.py), else launches, at depth 8 (sampler/on_gpu/draw.py).
+# calls into torch, NumPy and compiled loops (sampler/on_cpu/), else launches, at depth 8 (sampler/on_gpu/).
 OPERATORS = {"cpu": (30, 12), "cuda": (17, 3)}
 PAIRS_AT_ONCE = 128  # (row, layer) pairs that share one read of the LM head on a GPU
 FLOAT = 4  # bytes of a float32 logit
