@@ -21,6 +21,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck launch/*.sh launch/slurm.sbatch
 
 # The lock is complete, so nothing is resolved: --no-deps also leaves out torchvision, torchaudio and torchcodec, which
 # the CPU build of vLLM names but text models do not need, and whose CUDA builds break transformers beside CPU torch.

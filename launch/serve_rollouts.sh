@@ -11,7 +11,10 @@
 # Environment, with defaults:
 #   LED_DEPTH=8               the largest led_depth that the recipe may name
 #   TENSOR_PARALLEL_SIZE=1    GPUs that share one copy of the model
-#   DATA_PARALLEL_SIZE=1      copies of the model
+#   DATA_PARALLEL_SIZE=1      copies of the model on this node
+#   SERVER_NODES=1            nodes that this server is spread over: the same command on each, and for each of them
+#   SERVER_ADDRESS=           the first node's name or address, and
+#   NODE_RANK=                its own number, from 0; Slurm's if empty. The first one answers requests.
 #   HOST=0.0.0.0  PORT=8000   where to listen. Anyone who reaches this port can replace the weights: keep it inside.
 #   MAX_MODEL_LEN=            longest prompt and completion in tokens; the model's own limit if empty
 #   WEIGHT_TRANSFER=nccl      vLLM's backend for new weights, a connection beside HTTP; empty to serve a fixed checkpoint
@@ -25,12 +28,23 @@ fi
 options=(
   --led-depth "${LED_DEPTH:-8}"
   --tensor-parallel-size "${TENSOR_PARALLEL_SIZE:-1}"
-  --data-parallel-size "${DATA_PARALLEL_SIZE:-1}"
-  --host "${HOST:-0.0.0.0}"
-  --port "${PORT:-8000}"
   --logprobs-mode processed_logprobs # log mu, not the final layer's: TRL corrects the loss with it
   --max-logprobs -1
 )
+copies=${DATA_PARALLEL_SIZE:-1}
+nodes=${SERVER_NODES:-1}
+rank=${NODE_RANK:-${SLURM_PROCID:-0}}
+if ((nodes == 1)); then
+  options+=(--data-parallel-size "$copies" --host "${HOST:-0.0.0.0}" --port "${PORT:-8000}")
+else
+  options+=(--data-parallel-size "$((nodes * copies))" --data-parallel-size-local "$copies"
+    --data-parallel-address "${SERVER_ADDRESS:?must name the first node, since SERVER_NODES is $nodes}")
+  if ((rank == 0)); then
+    options+=(--host "${HOST:-0.0.0.0}" --port "${PORT:-8000}")
+  else
+    options+=(--headless --data-parallel-start-rank "$((rank * copies))")
+  fi
+fi
 if [[ -n ${MAX_MODEL_LEN:-} ]]; then
   options+=(--max-model-len "$MAX_MODEL_LEN")
 fi

@@ -13,8 +13,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from led_rl.training.config import CONFIGS, Recipe, RecipeError
+from led_rl.training.launcher import settings_of_the_launcher
 
-PATH_KEYS = ("deepspeed", "dataset")
+PATH_KEYS = ("deepspeed", "fsdp_config", "dataset")
 # Keys of TRL's that would be set without effect here, and what to say instead.
 ELSEWHERE = {
     "reward_weights": "give each entry of `rewards` its own `weight`",
@@ -33,6 +34,7 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     path = Path(arguments[0])
     values = _read_yaml(path) | _overrides(arguments[1:])
     values = {"output_dir": f"runs/{path.stem}", "run_name": path.stem} | values
+    values |= settings_of_the_launcher(values)
     fields = known_keys()
     for key, value in values.items():
         if key not in fields:
