@@ -11,7 +11,7 @@ def settings_of_the_launcher(values: dict[str, Any]) -> dict[str, Any]:
         values: the recipe's keys; `deepspeed` is read for the notice that it is replaced.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        replaced = {"deepspeed": None}
+        replaced: dict[str, Any] = {"deepspeed": None}
     else:
         file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
         replaced = {} if file == "none" else {"deepspeed": file}
