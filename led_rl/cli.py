@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "led_rl.commands.cost_model:main",
         "predict a benchmark's figures from bytes, operations and launches",
     ),
+    "plan": ("led_rl.commands.plan:main", "memory of each GPU and time of a step that a recipe needs"),
     "doctor": (
         "led_rl.commands.doctor:main",
         "whether LED works on this machine, with a model, or on a running server",
@@ -39,7 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "accuracy, speed and safety of the grader, beside math-verify",
     ),
 }
-RUN_MODELS = ("evaluate", "benchmark", "benchmark-trainer", "benchmark-loss", "doctor")
+RUN_MODELS = ("evaluate", "benchmark", "benchmark-trainer", "benchmark-loss", "plan", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

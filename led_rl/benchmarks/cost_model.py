@@ -46,8 +46,11 @@ class Machine:
     noise: float
 
 
-# NVIDIA's datasheet (4.8 TB/s, 989 TFLOPS of dense bfloat16), and an assumed 2 us a launch.
-HARDWARE = {"h200": Machine(bandwidth=4.8e12, flops=989e12, operator=2e-6, softmax=0.0, noise=0.0)}
+# NVIDIA's datasheets (SXM; bytes/s, operations/s of dense bfloat16), and an assumed 2 us a launch.
+HARDWARE = {
+    name: Machine(bandwidth, flops, operator=2e-6, softmax=0.0, noise=0.0)
+    for name, bandwidth, flops in (("h200", 4.8e12, 989e12), ("h100", 3.35e12, 989e12), ("a100", 2.039e12, 312e12))
+}
 
 
 @dataclass(frozen=True)

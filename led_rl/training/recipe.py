@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,12 @@ ELSEWHERE = {
 }
 
 
-def load_recipe(arguments: Sequence[str]) -> Recipe:
+def load_recipe(arguments: Sequence[str], instead: Mapping[str, Any] | None = None) -> Recipe:
     """`[RECIPE.yaml, --key, value, ...]` -> Recipe. Overrides win over the file.
+
+    Args:
+        instead: values that the configs get in place of the recipe's, which `Recipe.values` keeps: for commands that
+            read the recipe on a machine on which it cannot run.
 
     Raises:
         RecipeError: a missing file, bad YAML, an unknown key, a wrong type, or a value that a config refuses.
@@ -48,7 +52,8 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
 
     def build(config: type) -> Any:
         try:
-            return config(**{key: value for key, value in values.items() if fields[key][0] is config})
+            given = values | dict(instead or {})
+            return config(**{key: value for key, value in given.items() if fields[key][0] is config})
         except (ValueError, TypeError) as error:
             raise RecipeError(f"{path}: {error}") from error
 
