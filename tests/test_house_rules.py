@@ -20,7 +20,7 @@ FLOORS = (
     ("led", "decoding", "thinking", "terminal"),
     ("sampler",),
     ("engines",),
-    ("data", "training", "evaluation"),
+    ("data", "recipe", "training", "evaluation"),
     ("reporting",),
     ("benchmarks",),
     ("commands",),

@@ -14,7 +14,7 @@ from trl import GRPOConfig, ModelConfig
 from trl.trainer.utils import ensure_master_addr_port
 
 from led_rl.data import EXTRACTIONS
-from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams, UserError
+from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams
 from led_rl.thinking import END, START
 
 IMPORTANCE_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")  # TRL finds out in step one
@@ -184,10 +184,6 @@ class LEDGRPOConfig(GRPOConfig):
         values["latent_layers"] = None if self.led_latent_layers is None else tuple(self.led_latent_layers)
         values["draw"] = self.led_draw or ("marginal" if self.vllm_importance_sampling_correction else "coin")
         return DecodingParams(self.decoding, **values)
-
-
-class RecipeError(UserError):
-    """Something in a recipe is wrong; names the file, the key, what was given and what is allowed."""
 
 
 @dataclass

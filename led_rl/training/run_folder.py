@@ -4,7 +4,8 @@ import itertools
 import json
 from pathlib import Path
 
-from led_rl.training.config import Recipe, RecipeError
+from led_rl.recipe import RecipeError
+from led_rl.training.config import Recipe
 
 RECORD = "recipe.json"
 

@@ -7,7 +7,8 @@ import yaml
 from subprocesses import ROOT
 
 from led_rl.decoding import DecodingParams
-from led_rl.training.config import LEDGRPOConfig, RecipeError
+from led_rl.recipe import RecipeError
+from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.recipe import help_text, known_keys, load_recipe
 
 BASE = {
