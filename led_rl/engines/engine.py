@@ -1,9 +1,14 @@
 """The records that every engine takes and returns."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from led_rl.decoding import DecodingParams
+from led_rl.decoding import DecodingParams, UserError
+
+
+class EngineError(UserError):
+    """An engine that could not be built, or that ended while requests were in flight."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,15 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Request:
+    """One completion that is asked for: `sampling.n` does not count, and `sampling.seed` is the request's own."""
+
+    prompt: list[int]
+    decoding: DecodingParams
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
 class Completion:
     """One sampled completion, the closing end-of-sequence token included."""
 
@@ -28,15 +42,44 @@ class Completion:
     thinking: list[bool]  # whether each token was sampled while thinking
     finished: bool  # False: cut off at max_tokens
     statistics: dict[str, Any] | None = None  # what its decoding did (engines/request_statistics.py)
+    explored: list[bool] | None = None  # whether each token was drawn from latent layers; None: the engine cannot say
+    wall_s: float | None = None  # seconds from `add` to the last token
 
 
 class Engine(Protocol):
-    """What evaluation needs of an engine."""
+    """What evaluation needs of an engine.
 
-    def generate(
-        self, prompts: list[list[int]], decoding: DecodingParams, sampling: Sampling
-    ) -> list[list[Completion]]:
-        """`sampling.n` completions for each prompt of token ids, in order."""
+    Attributes:
+        capacity: requests that should be in flight so that the engine never waits for more.
+    """
+
+    capacity: int
+
+    def add(self, index: int, request: Request) -> None:
+        """Takes a request; its completion comes under the same index."""
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """Works for a while; the completions that finished meanwhile, in any order."""
 
     def load_weights(self, checkpoint: str) -> None:
         """Replaces the weights by those of another checkpoint of the same architecture."""
+
+    def close(self) -> None:
+        """Ends the engine and frees its memory."""
+
+
+def stream(engine: Engine, requests: Iterable[Request]) -> Iterator[tuple[int, Completion]]:
+    """Index and completion of every request as it finishes; no more than `engine.capacity` are in flight."""
+    waiting, in_flight, exhausted = enumerate(requests), 0, False
+    while True:
+        while not exhausted and in_flight < engine.capacity:
+            if (following := next(waiting, None)) is None:
+                exhausted = True
+            else:
+                engine.add(*following)
+                in_flight += 1
+        if not in_flight:
+            return
+        for finished in engine.step():
+            in_flight -= 1
+            yield finished

@@ -1,13 +1,15 @@
 """LED generation with transformers: slow and obvious. The oracle that other engines are tested against."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from led_rl.decoding import DecodingParams
-from led_rl.engines.engine import Completion, Sampling
+from led_rl.engines.engine import Completion, Request, Sampling
 from led_rl.led import LEDDistribution, led_distribution
 from led_rl.thinking import ThinkMarkers
 
@@ -18,9 +20,10 @@ class TransformersEngine:
     Args:
         model: checkpoint folder or hub id, loaded in float32, or a loaded `PreTrainedModel`.
         tokenizer: needed if `model` is a loaded model.
+        max_num_seqs: sequences of a batch of `step`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any = None):
+    def __init__(self, model: Any, tokenizer: Any = None, max_num_seqs: int = 64):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         if isinstance(model, str):
@@ -29,6 +32,8 @@ class TransformersEngine:
         if getattr(model.config, "attn_logit_softcapping", None):
             model.set_attn_implementation("eager")  # the default one leaves Gemma 2's cap on attention out
         self.model = model.eval()
+        self.capacity = self.max_num_seqs = max_num_seqs
+        self._waiting: list[tuple[int, Request]] = []
         self.tokenizer = tokenizer
         end = model.generation_config.eos_token_id
         self.end_tokens = {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
@@ -67,13 +72,39 @@ class TransformersEngine:
         )
         return distribution, torch.softmax(logits / (temperature or 1.0), dim=-1)
 
-    @torch.no_grad()
+    def add(self, index: int, request: Request) -> None:
+        """Takes a request; its completion comes from `step` under the same index."""
+        self._waiting.append((index, request))
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """Runs one batch to its end: the requests that were added with the settings of the first."""
+        first = self._waiting[0][1]
+        alike = (first.decoding, replace(first.sampling, seed=0))
+        batch = [(i, r) for i, r in self._waiting if (r.decoding, replace(r.sampling, seed=0)) == alike]
+        batch = batch[: self.max_num_seqs]
+        taken = {index for index, _ in batch}
+        self._waiting = [(i, r) for i, r in self._waiting if i not in taken]
+        prompts, seeds = [r.prompt for _, r in batch], [r.sampling.seed for _, r in batch]
+        started = time.perf_counter()
+        completions = self._sampled(prompts, seeds, first.decoding, first.sampling)
+        wall_s = time.perf_counter() - started
+        return [(index, replace(c, wall_s=wall_s)) for (index, _), c in zip(batch, completions, strict=True)]
+
     def generate(
         self, prompts: list[list[int]], decoding: DecodingParams, sampling: Sampling
     ) -> list[list[Completion]]:
         """`sampling.n` completions for each prompt of token ids, in order."""
         requests = [prompt for prompt in prompts for _ in range(sampling.n)]
-        generators = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + i) for i in range(len(requests))]
+        seeds = [sampling.seed * 1_000_003 + i for i in range(len(requests))]
+        completions = self._sampled(requests, seeds, decoding, sampling)
+        return [completions[i : i + sampling.n] for i in range(0, len(completions), sampling.n)]
+
+    @torch.no_grad()
+    def _sampled(
+        self, requests: list[list[int]], seeds: list[int], decoding: DecodingParams, sampling: Sampling
+    ) -> list[Completion]:
+        """A completion for each prompt, drawn from a stream of its own seed."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         width = max(map(len, requests))
         pad = self.tokenizer.pad_token_id
         tokens = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in requests])
@@ -112,10 +143,9 @@ class TransformersEngine:
             tokens = torch.tensor(step)[:, None]
             mask = torch.cat([mask, torch.ones_like(tokens)], dim=-1)
             positions = positions[:, -1:] + 1
-        completions = [
+        return [
             Completion(sampled[row], logprobs[row], phases[row], row not in running) for row in range(len(requests))
         ]
-        return [completions[i : i + sampling.n] for i in range(0, len(completions), sampling.n)]
 
     def _log_policy(
         self, states: Sequence[Tensor], decoding: DecodingParams, sampling: Sampling, thinking: Sequence[bool]
@@ -141,6 +171,10 @@ class TransformersEngine:
 
         other = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=self.model.dtype)
         self.model.load_state_dict(other.state_dict())
+
+    def close(self) -> None:
+        """Lets go of the model."""
+        del self.model
 
 
 def standard_policy(logits: Tensor, sampling: Sampling) -> Tensor:

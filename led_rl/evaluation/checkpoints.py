@@ -1,15 +1,20 @@
 """What an evaluation needs of its checkpoints, checked before any weights are loaded.
 
-One engine runs all checkpoints of an evaluation: it is built for the first one, and only its weights are replaced for
-the others. A checkpoint that differs in anything but its weights would be evaluated wrongly, so it is refused here.
+Checkpoints may be of several architectures: an engine is built anew where the next checkpoint differs in more than its
+weights. LoRA adapters are merged into their base model when their turn comes.
 """
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from led_rl.decoding import DecodingError, check_decoding
-from led_rl.evaluation.problems import Arm, Problem, prompt_ids, weights_of
+from led_rl.evaluation.arms import Arm
+from led_rl.evaluation.problems import Problem, PromptStyle, weights_of
 from led_rl.evaluation.records import EvaluationError, flattened
 from led_rl.thinking import MissingMarkersError
 
@@ -17,109 +22,181 @@ from led_rl.thinking import MissingMarkersError
 NO_INFLUENCE = frozenset(
     ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "pad_token_id", "bos_token_id")
 )
+ADAPTER = "adapter_config.json"
 
 
-def check_checkpoints(checkpoints: Mapping[str, str], problems: Sequence[Problem], arms: Mapping[str, Arm]) -> Any:
-    """The tokenizer of all checkpoints, if one engine can run them all under every arm.
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint whose configuration and tokenizer could be read.
+
+    Attributes:
+        base: what a LoRA adapter is merged into; None for whole checkpoints.
+        end_tokens: ids that end a completion, by the generation configuration.
+    """
+
+    path: str
+    config: Any
+    tokenizer: Any
+    base: str | None
+    end_tokens: tuple[int, ...]
+
+    def fits_engine_of(self, other: "Model") -> bool:
+        """Whether an engine that was built for `other` needs only other weights to run this."""
+        a, b = flattened(self.config.to_dict()), flattened(other.config.to_dict())
+        keys = [key for key in a.keys() | b.keys() if key.rsplit(".", 1)[-1] not in NO_INFLUENCE]
+        return (
+            all(a.get(key) == b.get(key) for key in keys)
+            and self.end_tokens == other.end_tokens
+            and self.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+        )
+
+    def merged_into(self, folder: Path) -> str:
+        """Writes base and adapter as one checkpoint into `folder`; returns what an engine loads."""
+        if self.base is None:
+            return self.path
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(self.base, dtype="auto")
+        try:
+            merged: Any = PeftModel.from_pretrained(model, self.path)
+            merged = merged.merge_and_unload()
+        except (ValueError, RuntimeError, KeyError) as error:
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EvaluationError(
+                f"LoRA adapter {self.path!r} does not fit its base model {self.base!r}: {told}"
+            ) from error
+        merged.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        return str(folder)
+
+
+def find_checkpoints(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    """Label -> folder or hub id. `LABEL=PATH` or `PATH`, whose label is its last part.
+
+    A run folder stands for every `checkpoint-*` in it, in the order of steps; it is a checkpoint itself if it holds a
+    configuration. `runs/x/checkpoint-*` names them all in any case.
+    """
+    pairs = [*given.items()] if isinstance(given, Mapping) else [_labelled(text) for text in given]
+    checkpoints: dict[str, str] = {}
+    for label, path in pairs:
+        folder = Path(path).expanduser()
+        found = {label: str(folder) if folder.is_dir() else path}
+        pattern, where = ("checkpoint-*", folder) if folder.is_dir() else (folder.name, folder.parent)
+        if "*" in path or (folder.is_dir() and not any((folder / name).exists() for name in ("config.json", ADAPTER))):
+            inner = [p for p in where.glob(pattern) if any((p / name).exists() for name in ("config.json", ADAPTER))]
+            inner.sort(key=lambda p: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", p.name)])
+            stem = where.name if "*" in label else label
+            found = {f"{stem}/{p.name}": str(p) for p in inner} or found
+        for name, place in found.items():
+            if name in checkpoints:
+                raise EvaluationError(f"two checkpoints are called {name!r}; give them labels: LABEL=PATH")
+            checkpoints[name] = place
+    if not checkpoints:
+        raise EvaluationError("an evaluation needs at least one checkpoint")
+    return checkpoints
+
+
+def _labelled(text: str) -> tuple[str, str]:
+    label, separator, path = text.partition("=")
+    return (label, path) if separator else (text.rstrip("/").rsplit("/", 1)[-1], text)
+
+
+def check_checkpoints(
+    checkpoints: Mapping[str, str],
+    problems: Mapping[str, Sequence[Problem]],
+    arms: Mapping[str, Arm],
+    style: PromptStyle,
+) -> dict[str, Model]:
+    """The checkpoints' models, if each can run every problem under every arm.
 
     Args:
         checkpoints: label -> folder or hub id.
+        problems: by benchmark.
 
     Raises:
         EvaluationError: names the checkpoint, what is wrong with it, and what is allowed.
     """
-    first: tuple[str, Any, Any, list[list[int]]] | None = None
-    for label, checkpoint in checkpoints.items():
-        config, tokenizer = _read(label, checkpoint)
-        prompts = [prompt_ids(tokenizer, problem.problem) for problem in problems]
-        if first is None:
-            first = label, config, tokenizer, prompts
-        else:
-            _same_but_for_weights(first, (label, config, tokenizer, prompts), problems)
-        _check_arms(label, config, tokenizer, arms)
-        _check_lengths(label, config, problems, prompts, arms)
-    if first is None:
-        raise EvaluationError("an evaluation needs at least one checkpoint")
-    return first[2]
+    models = {}
+    for label, path in checkpoints.items():
+        model = models[label] = _read(label, path)
+        for name, arm in arms.items():
+            try:
+                check_decoding(arm.decoding, model.config, model.tokenizer)
+            except (DecodingError, MissingMarkersError) as error:
+                raise EvaluationError(f"checkpoint {label}, arm {name}: {error}") from error
+        _check_lengths(label, model, problems, arms, style)
+    return models
 
 
-def _read(label: str, checkpoint: str) -> tuple[Any, Any]:
-    """Configuration and tokenizer."""
-    from transformers import AutoConfig, AutoTokenizer
+def identity(model: Model) -> dict[str, str]:
+    """What recognises a checkpoint in a manifest: its weights, and how its prompts are written."""
+    weights = weights_of(model.path) + ("" if model.base is None else f"+{weights_of(model.base)}")
+    template = json.dumps(model.tokenizer.chat_template, sort_keys=True).encode()
+    return {"weights": weights, "chat_template": hashlib.sha256(template).hexdigest()[:16]}
+
+
+def _read(label: str, checkpoint: str) -> Model:
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     folder = Path(checkpoint)
     if not folder.is_dir() and (folder.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1):
         raise EvaluationError(f"checkpoint {label}: folder {checkpoint!r} does not exist")
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise EvaluationError(
-                f"checkpoint {label}: {checkpoint!r} is a LoRA adapter; merge it into its base model "
-                "(peft: merge_and_unload, then save_pretrained) and name the merged folder"
-            )
-        inner = sorted(path.parent.name for path in folder.glob("checkpoint-*/config.json"))
-        hint = f"; name one of {', '.join(inner)} in it" if inner else ""
-        raise EvaluationError(f"checkpoint {label}: folder {checkpoint!r} holds no config.json{hint}")
+    base = _base_of(label, folder) if (folder / ADAPTER).is_file() else None
+    if folder.is_dir() and base is None and not (folder / "config.json").is_file():
+        raise EvaluationError(f"checkpoint {label}: folder {checkpoint!r} holds neither config.json nor checkpoint-*")
+    named = base or checkpoint
     try:
         weights_of(checkpoint)
-        config = AutoConfig.from_pretrained(checkpoint)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        weights_of(named)
+        config = AutoConfig.from_pretrained(named)
+        own_tokenizer = base is None or any(folder.glob("tokenizer*"))
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint if own_tokenizer else named)
     except EvaluationError as error:
         raise EvaluationError(f"checkpoint {label}: {error}") from error
     except (OSError, ValueError) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        if base is not None:
+            raise EvaluationError(
+                f"checkpoint {label}: the LoRA adapter {checkpoint!r} needs its base model {base!r}, which is neither "
+                f"a checkpoint folder nor a model the hub gives: {told}"
+            ) from error
         raise EvaluationError(
-            f"checkpoint {label}: {checkpoint!r} is neither a checkpoint folder nor a model the hub gives: "
-            f"{(str(error).splitlines() or [type(error).__name__])[0]}"
+            f"checkpoint {label}: {checkpoint!r} is neither a checkpoint folder nor a model the hub gives: {told}"
         ) from error
     if tokenizer.chat_template is None:
         raise EvaluationError(f"checkpoint {label}: the tokenizer of {checkpoint!r} has no chat template")
-    return config, tokenizer
+    try:
+        end: Any = GenerationConfig.from_pretrained(named).eos_token_id
+    except (OSError, ValueError):  # many checkpoints have none
+        end = config.get_text_config().eos_token_id
+    ends = tuple(sorted(end)) if isinstance(end, list) else (() if end is None else (end,))
+    return Model(checkpoint, config, tokenizer, base, ends)
 
 
-def _same_but_for_weights(
-    first: tuple[str, Any, Any, list[list[int]]],
-    other: tuple[str, Any, Any, list[list[int]]],
-    problems: Sequence[Problem],
-) -> None:
-    """Raises EvaluationError if the engine of `first` would run `other` wrongly."""
-    (label_a, config_a, tokenizer_a, prompts_a), (label_b, config_b, tokenizer_b, prompts_b) = first, other
-    one_engine = "one evaluation replaces weights only; give this checkpoint an evaluation with an --output of its own"
-    a, b = flattened(config_a.to_dict()), flattened(config_b.to_dict())
-    keys = [key for key in sorted(a.keys() | b.keys()) if key.rsplit(".", 1)[-1] not in NO_INFLUENCE]
-    if changed := [key for key in keys if a.get(key) != b.get(key)]:
-        listed = "; ".join(f"{key}: {b.get(key)!r}, not {a.get(key)!r}" for key in changed[:5])
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise EvaluationError(
-            f"checkpoint {label_b} has another configuration than {label_a} ({listed}{more}): {one_engine}"
-        )
-    if tokenizer_a.get_vocab() != tokenizer_b.get_vocab():
-        raise EvaluationError(f"checkpoint {label_b} has another vocabulary than {label_a}: {one_engine}")
-    for problem, prompt_a, prompt_b in zip(problems, prompts_a, prompts_b, strict=True):
-        if prompt_a != prompt_b:
-            raise EvaluationError(
-                f"checkpoint {label_b} has another chat template or tokenizer than {label_a}: the prompt of problem "
-                f"{problem.id!r} differs: {one_engine}"
-            )
-
-
-def _check_arms(label: str, config: Any, tokenizer: Any, arms: Mapping[str, Arm]) -> None:
-    for name, arm in arms.items():
-        try:
-            check_decoding(arm.decoding, config, tokenizer)
-        except (DecodingError, MissingMarkersError) as error:
-            raise EvaluationError(f"checkpoint {label}, decoding {name}: {error}") from error
+def _base_of(label: str, folder: Path) -> str:
+    """The base model of a LoRA adapter."""
+    try:
+        settings = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+        base = settings["base_model_name_or_path"]
+    except (ValueError, KeyError, UnicodeDecodeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise EvaluationError(f"checkpoint {label}: {folder / ADAPTER} names no base model (base_model_name_or_path)")
+    return base
 
 
 def _check_lengths(
-    label: str, config: Any, problems: Sequence[Problem], prompts: Sequence[list[int]], arms: Mapping[str, Arm]
+    label: str, model: Model, problems: Mapping[str, Sequence[Problem]], arms: Mapping[str, Arm], style: PromptStyle
 ) -> None:
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if not context:
-        return
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     new = max(arm.sampling.max_tokens for arm in arms.values())
-    longest, problem = max(((len(prompt), problem.id) for prompt, problem in zip(prompts, problems, strict=True)))
-    if longest + new > context:
-        room = f"allowed: --max-tokens up to {context - longest}" if longest < context else "leave this problem out"
-        raise EvaluationError(
-            f"checkpoint {label} reads at most {context} tokens, but the prompt of problem {problem!r} has {longest} "
-            f"and --max-tokens asks for {new}; {room}"
-        )
+    for benchmark, asked in problems.items():
+        for problem in asked if context else ():
+            length = len(style.prompt_ids(model.tokenizer, problem.problem))
+            if length + new > context:
+                room = f"allowed: max_tokens up to {context - length}" if length < context else "leave this problem out"
+                raise EvaluationError(
+                    f"checkpoint {label} reads at most {context} tokens, but the prompt of problem {problem.id!r} of "
+                    f"{benchmark} has {length} and max_tokens asks for {new}; {room}"
+                )

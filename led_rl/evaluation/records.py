@@ -1,23 +1,26 @@
-"""Evaluation records on disk: a manifest of every setting, and JSON lines appended block by block.
+"""Evaluation records on disk: a manifest of every setting, and the graded problems, appended block by block.
 
-A block is one (checkpoint, arm, chunk). What was generated is written before it is graded: completions.jsonl holds a
-line per completion, records.jsonl a line per problem with its rewards. In both files a chunk row commits the block. A
-killed run leaves at most one block without its chunk row; the next run drops that block with a warning and goes on. A
-block that was generated and not graded, as the reward failed, is graded by the next run and not generated again.
-
-    records.jsonl
-    {"kind": "problem", "checkpoint": "base", "arm": "led", "chunk": 3, "problem": "gsm8k-17", "rewards": [1.0, null],
-     "correct": [true, null], "thinking_tokens": [80, 95], "answer_tokens": [12, 0], "finished": [true, false],
-     "prompt_ids": [...], "kept": [{"token_ids": [...], "thinking": "1110"}]}
-    {"kind": "chunk", "checkpoint": "base", "arm": "led", "chunk": 3, "problems": 32, "wall_s": 4.1, "tokens": 5320}
+A block is one (checkpoint, benchmark, arm, chunk of problems). Completions are appended as they finish
+(completion_log.py) and graded once their block is whole: records.jsonl then gets a line per problem and a chunk row
+that commits the block. A killed run loses the requests in flight, and the next one generates those alone. A block that was
+generated and not graded, as the reward failed, is graded by the next run and not generated again.
 
     completions.jsonl
-    {"kind": "completion", "checkpoint": "base", "arm": "led", "chunk": 3, "problem": "gsm8k-17", "sample": 0,
-     "seed": 123, "prompt": "...", "text": "...", "token_ids": [...], "thinking": "1110", "finished": true,
-     "statistics": {"rows": 80, ...}}
+    {"kind": "completion", "checkpoint": "base", "benchmark": "gsm8k", "arm": "led", "chunk": 3, "problem": "17",
+     "sample": 0, "seed": 123, "prompt": "...", "text": "...", "token_ids": [...], "thinking": "1110",
+     "explored": "0100", "finished": true, "wall_s": 2.5, "statistics": {"rows": 80, ...}}
+    {"kind": "chunk", "checkpoint": "base", "benchmark": "gsm8k", "arm": "led", "chunk": 3, "problems": 32,
+     "wall_s": 4.1, "tokens": 5320}
+
+    records.jsonl
+    {"kind": "problem", "checkpoint": "base", "benchmark": "gsm8k", "arm": "led", "chunk": 3, "problem": "17",
+     "rewards": [1.0, null], "correct": [true, null], "extracted": ["18", null], "thinking_tokens": [80, 95],
+     "answer_tokens": [12, 0], "finished": [true, false], "prompt_ids": [...],
+     "kept": [{"token_ids": [...], "thinking": "1110"}]}
     {"kind": "chunk", ...}
 
-`prompt` shows special tokens and `text` does not: it is what the reward reads. `seed` is the block's (Sampling.seed).
+`prompt` shows special tokens and `text` does not: it is what the reward reads. `explored` is empty where the engine
+cannot say. A chunk's `wall_s` is null if its block was interrupted, or ran at the same time as others.
 """
 
 import fcntl
@@ -32,9 +35,11 @@ from typing import Any
 from led_rl.decoding import UserError
 
 Record = dict[str, Any]
-Block = tuple[str, str, int]  # checkpoint, arm, chunk
+Block = tuple[str, str, str, int]  # checkpoint, benchmark, arm, chunk
 MANIFEST, RECORDS, COMPLETIONS = "manifest.json", "records.jsonl", "completions.jsonl"
-GRADING = ("about.reward", "about.reward_options", "correct_from", "problems.sha256")  # what a regrading may change
+GRADING = ("reward", "reward_options", "correct_from", "sha256")  # of a benchmark: what a regrading may change
+GROWING = ("checkpoints", "benchmarks", "arms")  # parts of the manifest that may get more entries later
+NOT_COMPARED = ("environment", "comparisons")
 
 
 class EvaluationError(UserError):
@@ -57,54 +62,37 @@ class Blocks:
             os.fsync(file.fileno())
         self.finished.add(block_of(chunk_row))
 
-    def __iter__(self) -> Iterator[list[Record]]:
-        """The rows of each finished block, its chunk row last; read one block at a time."""
-        if self._path.exists():
-            for rows, _ in _finished_blocks(self._path):
-                yield rows
-
 
 class RecordStore:
     """The records in a folder; made by `open_records`, which holds the folder's lock."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
-        self._folder, self._manifest, self._written = folder, manifest, False
+        self.folder, self._manifest, self._written = folder, manifest, False
         self.records = Blocks(folder / RECORDS)
-        self.completions = Blocks(folder / COMPLETIONS)
-
-    def keep_completions(self, rows: list[Record], chunk_row: Record) -> None:
-        """Appends what was generated."""
-        self._write_manifest()
-        self.completions.append(rows, chunk_row)
 
     def keep_records(self, rows: list[Record], chunk_row: Record) -> None:
         """Appends what was graded."""
-        self._write_manifest()
+        self.write_manifest()
         self.records.append(rows, chunk_row)
 
-    def regrade(self, blocks: Iterable[tuple[list[Record], Record]]) -> None:
+    def replace_records(self, blocks: Iterable[tuple[list[Record], Record]]) -> None:
         """Replaces all records by the given blocks, once all of them are there."""
-        if missing := self.records.finished - self.completions.finished:
-            raise EvaluationError(
-                f"{self._folder} cannot be graded anew: {COMPLETIONS} lacks {len(missing)} of "
-                f"{len(self.records.finished)} graded blocks (an older version did not write it)"
-            )
-        anew = self._folder / (RECORDS + ".tmp")
+        anew = self.folder / (RECORDS + ".tmp")
         anew.unlink(missing_ok=True)
         target = Blocks(anew)
         for rows, chunk_row in blocks:
             target.append(rows, chunk_row)
         if target.finished:
-            anew.replace(self._folder / RECORDS)
-            self._write_manifest()
-        self.records = Blocks(self._folder / RECORDS)
+            anew.replace(self.folder / RECORDS)
+            self.write_manifest()
+        self.records = Blocks(self.folder / RECORDS)
 
-    def _write_manifest(self) -> None:
+    def write_manifest(self) -> None:
         """With the first row that is written, not earlier: a start that fails records nothing."""
         if not self._written:
-            unfinished = (self._folder / MANIFEST).with_suffix(".tmp")
+            unfinished = (self.folder / MANIFEST).with_suffix(".tmp")
             unfinished.write_text(json.dumps(self._manifest, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(self._folder / MANIFEST)
+            unfinished.replace(self.folder / MANIFEST)
             self._written = True
 
 
@@ -145,18 +133,15 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def _agree_on_manifest(folder: Path, now: dict[str, Any], regrade: bool) -> dict[str, Any]:
-    """The manifest to write, checked against a recorded one. Checkpoints may join later; nothing may change."""
+    """The manifest to write, checked against a recorded one: checkpoints, benchmarks and arms may join, none change."""
     path = folder / MANIFEST
     if path.exists():
         recorded = read_manifest(folder)
-        checkpoints = recorded.get("checkpoints", {}) | now.get("checkpoints", {})
-        wanted, had = flattened(now | {"checkpoints": {}}), flattened(recorded | {"checkpoints": {}})
-        for label in recorded.get("checkpoints", {}).keys() & now.get("checkpoints", {}).keys():
-            had[f"checkpoints.{label}"] = recorded["checkpoints"][label]["weights"]
-            wanted[f"checkpoints.{label}"] = now["checkpoints"][label]["weights"]
-        free = GRADING if regrade else ()
+        wanted, had = _compared(now, recorded), _compared(recorded, now)
         changed = [key for key in sorted(had.keys() | wanted.keys()) if had.get(key) != wanted.get(key)]
-        if changed := [key for key in changed if not key.startswith(free)]:
+        if regrade:
+            changed = [key for key in changed if not (key.startswith("benchmarks.") and _is_grading(key))]
+        if changed:
             listed = "; ".join(
                 f"{key}: recorded {had.get(key, 'nothing')!r}, now {wanted.get(key, 'nothing')!r}" for key in changed
             )
@@ -164,12 +149,28 @@ def _agree_on_manifest(folder: Path, now: dict[str, Any], regrade: bool) -> dict
                 f"{folder} holds an evaluation with other settings ({listed}); use the recorded settings, another "
                 "output folder, or delete this one"
             )
-        now = now | {"checkpoints": checkpoints}
-    elif (folder / RECORDS).exists():
+        return now | {part: recorded.get(part, {}) | now.get(part, {}) for part in GROWING}
+    if any((folder / name).exists() for name in (RECORDS, COMPLETIONS)):
         raise EvaluationError(
             f"{folder} holds {RECORDS} without {MANIFEST}: their settings are unknown; delete the folder"
         )
     return now
+
+
+def _compared(manifest: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The settings that must agree: of what may grow, the entries that both have; of a checkpoint not its path."""
+    shared = {
+        part: {name: entry for name, entry in manifest.get(part, {}).items() if name in other.get(part, {})}
+        for part in GROWING
+    }
+    rest = {key: value for key, value in manifest.items() if key not in NOT_COMPARED}
+    flat = flattened(rest | shared)
+    return {key: value for key, value in flat.items() if not (key.startswith("checkpoints.") and key.endswith(".path"))}
+
+
+def _is_grading(key: str) -> bool:
+    """Whether a flattened key of a benchmark is one of GRADING; its name may hold dots."""
+    return any(f".{name}." in f"{key}." for name in GRADING)
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -217,4 +218,5 @@ def _drop_unfinished(path: Path) -> set[Block]:
 
 
 def block_of(row: Record) -> Block:
-    return row["checkpoint"], row["arm"], row["chunk"]
+    """The block that a row belongs to; rows of older folders name no benchmark."""
+    return row["checkpoint"], row.get("benchmark", ""), row["arm"], row["chunk"]

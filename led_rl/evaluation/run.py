@@ -1,280 +1,300 @@
-"""Problems x decodings x checkpoints -> records on disk; a killed evaluation goes on where it stopped.
+"""Checkpoints x benchmarks x arms -> records on disk; a killed evaluation goes on where it stopped.
 
-Problems run in chunks. Within a chunk every decoding ("arm") runs on the same problems, in an order that rotates from
-chunk to chunk, so that neither a drift of the machine's speed nor a warm prefix cache favours one arm's wall time.
+Schedule `blocks`: problems run in chunks. Within a chunk every arm runs on the same problems, in an order that rotates
+from chunk to chunk, so that neither a drift of the machine's speed nor a warm prefix cache favours one arm's wall time.
+Schedule `throughput`: all requests of a checkpoint are in flight together; no block has a time of its own.
+
+Every request draws from a stream of its own, fixed by (seed, benchmark, problem, sample): the same under every arm and
+checkpoint, and the same when a killed run is resumed.
 """
 
+import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
+from led_rl.engines.engine import Completion, Engine, Request, stream
+from led_rl.evaluation.arms import Arm, default_comparisons
+from led_rl.evaluation.completion_log import CompletionLog
+from led_rl.evaluation.grading import Grading, graded
+from led_rl.evaluation.problems import ChatTokenizer, Problem, PromptStyle, fingerprint
+from led_rl.evaluation.records import (
+    COMPLETIONS,
+    Block,
+    EvaluationError,
+    Record,
+    RecordStore,
+    open_records,
+    read_records,
+)
 
-from led_rl.engines.engine import Completion, Engine
-from led_rl.evaluation.problems import Arm, ChatTokenizer, Problem, fingerprint, prompt_ids, weights_of
-from led_rl.evaluation.records import EvaluationError, Record, RecordStore, block_of, open_records, read_records
-from led_rl.terminal.progress_bar import progress_bar
-
-FORMAT = 1
-
-
-class Reward(Protocol):
-    """A reward function of TRL's signature; None for a completion that cannot be judged."""
-
-    def __call__(self, completions: list[Any], **columns: Any) -> list[float | None]: ...
+FORMAT = 2
+SCHEDULES = ("blocks", "throughput")
 
 
 @dataclass(frozen=True)
-class Grading:
-    """How completions become right or wrong."""
+class Checkpoint:
+    """A model under evaluation: where it lies, its tokenizer, and what recognises it (`weights_of`, prompts)."""
 
-    reward: Reward
+    path: str
     tokenizer: ChatTokenizer
-    correct_from: float = 1.0  # a sample is correct if its reward is at least this
+    identity: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark's problems, and what is recorded about it (source, reward, ...)."""
+
+    problems: Sequence[Problem]
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is run. `arms`: `Sampling.n` completions a problem under each of `seeds`.
+
+    Attributes:
+        chunk_size: problems of a block: the unit whose times are compared. By default 32, or as many as make 8 blocks.
+        keep: samples per problem whose token ids are recorded with the verdicts (for layer_entropy.py).
+        settings: further settings to record and to insist on.
+        environment: versions and machine; recorded, not insisted on.
+    """
+
+    checkpoints: Mapping[str, Checkpoint]
+    tasks: Mapping[str, Task]
+    arms: Mapping[str, Arm]
+    seeds: Sequence[int] = (0,)
+    style: PromptStyle = field(default_factory=PromptStyle)
+    schedule: str = "blocks"
+    chunk_size: int | None = None
+    keep: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def chunk(self, task: str) -> int:
+        return self.chunk_size or min(32, math.ceil(len(self.tasks[task].problems) / 8))
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "settings": {
+                "seeds": list(self.seeds),
+                "system_prompt": self.style.system_prompt,
+                "chat_template_options": dict(self.style.template_options),
+                "keep_completions": self.keep,
+                **self.settings,
+            },
+            "arms": {name: asdict(arm) for name, arm in self.arms.items()},
+            "benchmarks": {
+                name: {
+                    **task.about,
+                    "count": len(task.problems),
+                    "sha256": fingerprint(task.problems),
+                    "chunk_size": self.chunk(name),
+                }
+                for name, task in self.tasks.items()
+            },
+            "checkpoints": {label: {"path": c.path, **c.identity} for label, c in self.checkpoints.items()},
+            "comparisons": default_comparisons(self.arms),
+            "environment": dict(self.environment),
+        }
+
+
+@dataclass
+class _Pending:
+    """A block to run: its requests that no completion answers yet, by (problem, sample)."""
+
+    block: Block
+    problems: list[tuple[Problem, list[int]]]
+    missing: list[tuple[int, int]]  # place of the problem in the block, sample
+    interrupted: bool
+    left: int
+    started: float = 0.0
 
 
 def evaluate(
-    engine: Engine | Callable[[], Engine],
-    tokenizer: ChatTokenizer,
-    checkpoints: Mapping[str, str],
-    problems: Sequence[Problem],
-    arms: Mapping[str, Arm],
-    reward: Reward,
+    plan: Plan,
+    engine_of: Callable[[str], Engine],
+    grading_of: Callable[[str, str], Grading],
     output: str | Path,
     *,
-    chunk_size: int | None = None,
-    correct_from: float = 1.0,
-    keep_completions: int = 1,
-    about: Mapping[str, Any] | None = None,
     progress: bool = True,
     regrade: bool = False,
 ) -> list[Record]:
     """Runs what is missing in `output` and returns all of its records (see `summarise`).
 
     Args:
-        engine: an engine, or a function that builds one and is called only if something is missing.
-        checkpoints: label -> folder or hub id, all of one architecture: one engine runs them all.
-        chunk_size: problems at a time: what a killed run may lose, and the unit whose times are compared. By default
-            32, or as many as make 8 chunks of fewer problems.
-        correct_from: a sample is correct if its reward is at least this.
-        keep_completions: samples per problem whose token ids are recorded (for `led_rl.evaluation.layer_entropy`).
-        about: further settings to record and to insist on, such as the reward's and the engine's name.
+        engine_of: checkpoint's label -> an engine with its weights; called only for those that lack completions, once
+            each, in order.
+        grading_of: checkpoint's and benchmark's name -> how to grade.
         regrade: grade all recorded completions anew, as after a change of the reward or of golds; none is generated
             again.
 
     Raises:
         EvaluationError: `output` holds an evaluation with other settings, or the reward's answer does not fit.
     """
-    if not (checkpoints and problems and arms):
+    if not (plan.checkpoints and plan.arms and plan.tasks and all(task.problems for task in plan.tasks.values())):
         raise EvaluationError("an evaluation needs at least one checkpoint, one problem and one arm")
-    chunk_size = chunk_size or min(32, math.ceil(len(problems) / 8))
-    prompts = [prompt_ids(tokenizer, problem.problem) for problem in problems]
-    manifest = {
-        "format": FORMAT,
-        "about": dict(about or {}),
-        "arms": {name: asdict(arm) for name, arm in arms.items()},
-        "problems": {"count": len(problems), "sha256": fingerprint(problems, prompts)},
-        "chunk_size": chunk_size,
-        "correct_from": correct_from,
-        "keep_completions": keep_completions,
-        "checkpoints": {label: {"path": str(path), "weights": weights_of(path)} for label, path in checkpoints.items()},
-    }
-    grading = Grading(reward, tokenizer, correct_from)
-    chunks = math.ceil(len(problems) / chunk_size)
-    asked = {problem.id: (problem, prompt) for problem, prompt in zip(problems, prompts, strict=True)}
-    with open_records(Path(output), manifest, regrade) as store:
+    if plan.schedule not in SCHEDULES:
+        raise EvaluationError(f"schedule must be one of {', '.join(SCHEDULES)}; got {plan.schedule!r}")
+    with open_records(Path(output), plan.manifest(), regrade) as store:
+        run = _Run(plan, store, CompletionLog(Path(output) / COMPLETIONS), grading_of)
         if regrade:
-            store.regrade(graded(recorded, asked, grading, keep_completions) for recorded in store.completions)
-        for recorded in store.completions:
-            if block_of(recorded[-1]) not in store.records.finished:
-                store.keep_records(*graded(recorded, asked, grading, keep_completions))
-        missing = {label: _missing(store, label, chunks, list(arms)) for label in checkpoints}
-        total = len(checkpoints) * chunks * len(arms)
-        done = total - sum(map(len, missing.values()))
-        with progress_bar(total, "evaluate", "chunk", done, shown=progress) as bar:
-            for label, blocks in missing.items():
-                if not blocks:
-                    continue
-                running = engine = engine() if callable(engine) else engine
-                running.load_weights(checkpoints[label])
-                _warm_up(running, prompts[:2], [arms[name] for name in dict.fromkeys(name for _, name in blocks)])
-                for chunk, name in blocks:
-                    rows = slice(chunk * chunk_size, (chunk + 1) * chunk_size)
-                    block = _Block(label, name, chunk, list(problems[rows]), prompts[rows])
-                    generated = _generated(block, arms[name], running, tokenizer)
-                    store.keep_completions(*generated)
-                    completions, chunk_row = generated
-                    store.keep_records(*graded([*completions, chunk_row], asked, grading, keep_completions))
-                    speed = chunk_row["tokens"] / chunk_row["wall_s"]
-                    bar.advance(note=f"{label} {name}: {speed:,.0f} tokens/s")
+            run.regrade()
+        waiting = {label: list(run.pending(label)) for label in plan.checkpoints}
+        total = sum(len(plan.checkpoints) * len(plan.arms) * run.samples * len(t.problems) for t in plan.tasks.values())
+        left = sum(pending.left for blocks in waiting.values() for pending in blocks)
+        with progress_bar(total, "evaluate", "sample", total - left, shown=progress) as bar:
+            for label, blocks in waiting.items():
+                for pending in blocks:
+                    if not pending.left:  # a kill fell between its last completion and its chunk row
+                        run.finish(pending, None)
+                if blocks := [pending for pending in blocks if pending.left]:
+                    run.generate(blocks, engine_of(label), bar)
     return read_records(output)
 
 
-def _missing(store: RecordStore, checkpoint: str, chunks: int, arms: list[str]) -> list[tuple[int, str]]:
-    """(chunk, arm) still to run, the arms of each chunk in rotated order."""
-    return [
-        (chunk, arm)
-        for chunk in range(chunks)
-        for arm in (arms[(chunk + i) % len(arms)] for i in range(len(arms)))
-        if (checkpoint, arm, chunk) not in store.records.finished
-    ]
+class _Run:
+    def __init__(self, plan: Plan, store: RecordStore, log: CompletionLog, grading_of: Callable[[str, str], Grading]):
+        self.plan, self.store, self.log, self.grading_of = plan, store, log, grading_of
+        self.samples = len(plan.seeds) * next(iter(plan.arms.values())).sampling.n
+        self.prompts: dict[tuple[str, str], list[list[int]]] = {}
 
+    def asked(self, label: str, task: str, chunk: int) -> list[tuple[Problem, list[int]]]:
+        """Problems of a chunk with their prompts in the checkpoint's tokens."""
+        if (label, task) not in self.prompts:
+            tokenizer = self.plan.checkpoints[label].tokenizer
+            problems = self.plan.tasks[task].problems
+            self.prompts[label, task] = [self.plan.style.prompt_ids(tokenizer, p.problem) for p in problems]
+        size = self.plan.chunk(task)
+        rows = slice(chunk * size, (chunk + 1) * size)
+        return list(zip(self.plan.tasks[task].problems[rows], self.prompts[label, task][rows], strict=True))
 
-def _warm_up(engine: Engine, prompts: list[list[int]], arms: list[Arm]) -> None:
-    """Untimed: first calls pay for compilation and allocation."""
-    for arm in arms:
-        engine.generate(prompts, arm.decoding, replace(arm.sampling, n=1, max_tokens=min(8, arm.sampling.max_tokens)))
+    def blocks(self, label: str) -> Iterator[Block]:
+        """The blocks of a checkpoint, the arms of each chunk in rotated order."""
+        names = list(self.plan.arms)
+        for task, content in self.plan.tasks.items():
+            for chunk in range(math.ceil(len(content.problems) / self.plan.chunk(task))):
+                for i in range(len(names)):
+                    yield label, task, names[(chunk + i) % len(names)], chunk
 
+    def pending(self, label: str) -> Iterator[_Pending]:
+        """What a checkpoint's blocks lack; blocks that lack only their grades are graded here."""
+        for block in self.blocks(label):
+            if block in self.store.records.finished:
+                continue
+            if block in self.log.chunks:
+                self.grade(block)
+                continue
+            problems, done = self.asked(label, block[1], block[3]), self.log.samples(block)
+            missing = [(i, j) for i in range(len(problems)) for j in range(self.samples)]
+            missing = [(i, j) for i, j in missing if (problems[i][0].id, j) not in done]
+            yield _Pending(block, problems, missing, bool(done), len(missing))
 
-@dataclass(frozen=True)
-class _Block:
-    checkpoint: str
-    arm: str
-    chunk: int
-    problems: list[Problem]
-    prompts: list[list[int]]
+    def generate(self, blocks: Sequence[_Pending], engine: Engine, bar: Any) -> None:
+        """Runs the blocks of one checkpoint, one after the other or all together."""
+        if self.plan.schedule == "throughput":
+            self._run(blocks, engine, bar, timed=False)
+            return
+        warm_up(engine, blocks[0].problems[0][1], [self.plan.arms[n] for n in {p.block[2]: 0 for p in blocks}])
+        for pending in blocks:
+            self._run([pending], engine, bar, timed=not pending.interrupted)
 
+    def _run(self, blocks: Sequence[_Pending], engine: Engine, bar: Any, timed: bool) -> None:
+        owners: list[tuple[_Pending, int, int]] = [(p, i, j) for p in blocks for i, j in p.missing]
+        started = time.perf_counter()
+        for index, completion in stream(engine, (self._request(*owner) for owner in owners)):
+            pending, i, sample = owners[index]
+            self.store.write_manifest()
+            self.log.append(self._row(pending, i, sample, completion))
+            bar.advance()
+            pending.left -= 1
+            if not pending.left:
+                self.finish(pending, time.perf_counter() - started if timed else None)
+                bar.note(" ".join(map(str, pending.block)))
 
-def _generated(block: _Block, arm: Arm, engine: Engine, tokenizer: ChatTokenizer) -> tuple[list[Record], Record]:
-    """A row for each completion of the block, and the row that commits them."""
-    # engines count their random streams from the first prompt of a call, so each chunk needs a seed of its own
-    chunk_seed = int(np.random.SeedSequence([arm.sampling.seed, block.chunk]).generate_state(1)[0]) >> 1
-    started = time.perf_counter()
-    groups = engine.generate(block.prompts, arm.decoding, replace(arm.sampling, seed=chunk_seed))
-    wall_s = time.perf_counter() - started
-    key: Record = {"checkpoint": block.checkpoint, "arm": block.arm, "chunk": block.chunk}
-    shown = tokenizer.batch_decode(block.prompts, skip_special_tokens=False)
-    rows = []
-    for problem, prompt, group in zip(block.problems, shown, groups, strict=True):
-        texts = tokenizer.batch_decode([completion.token_ids for completion in group], skip_special_tokens=True)
-        rows += [
-            {
-                "kind": "completion",
-                **key,
-                "problem": problem.id,
-                "sample": sample,
-                "seed": chunk_seed,
-                "prompt": prompt,
-                "text": text,
-                "token_ids": completion.token_ids,
-                "thinking": "".join("1" if thought else "0" for thought in completion.thinking),
-                "finished": completion.finished,
-                "statistics": completion.statistics,
-            }
-            for sample, (completion, text) in enumerate(zip(group, texts, strict=True))
-        ]
-    tokens = sum(len(completion.token_ids) for group in groups for completion in group)
-    return rows, {"kind": "chunk", **key, "problems": len(groups), "wall_s": wall_s, "tokens": tokens}
+    def _seed(self, pending: _Pending, i: int, sample: int) -> int:
+        each = self.samples // len(self.plan.seeds)
+        seed = self.plan.seeds[sample // each]
+        return request_seed(seed, pending.block[1], pending.problems[i][0].id, sample % each)
 
+    def _request(self, pending: _Pending, i: int, sample: int) -> Request:
+        arm = self.plan.arms[pending.block[2]]
+        sampling = replace(arm.sampling, n=1, seed=self._seed(pending, i, sample))
+        return Request(pending.problems[i][1], arm.decoding, sampling)
 
-def graded(
-    rows: Sequence[Record], asked: Mapping[str, tuple[Problem, list[int]]], grading: Grading, keep_completions: int
-) -> tuple[list[Record], Record]:
-    """A row for each problem of a block that was generated, and the row that commits them.
-
-    Args:
-        rows: of the block's completions, its chunk row last.
-        asked: problem and prompt by the problem's id.
-
-    Raises:
-        EvaluationError: a problem is not among those asked now, was asked in other words, or the reward fails.
-    """
-    *completions, chunk_row = rows
-    by_problem: dict[str, list[Record]] = {}
-    for row in completions:
-        by_problem.setdefault(row["problem"], []).append(row)
-    if unknown := [problem for problem in by_problem if problem not in asked]:
-        raise EvaluationError(
-            f"completions of problem {unknown[0]!r} are recorded, which is not among the problems now"
-        )
-    problems, prompts = (list(column) for column in zip(*(asked[problem] for problem in by_problem), strict=True))
-    shown = grading.tokenizer.batch_decode(prompts, skip_special_tokens=False)
-    for problem, prompt, group in zip(problems, shown, by_problem.values(), strict=True):
-        if prompt != group[0]["prompt"]:
-            raise EvaluationError(f"problem {problem.id!r} was asked in other words when its completions were recorded")
-    groups = [[_completion(row) for row in group] for group in by_problem.values()]
-    key = {name: chunk_row[name] for name in ("checkpoint", "arm", "chunk")}
-    return [
-        {
-            "kind": "problem",
-            **key,
+    def _row(self, pending: _Pending, i: int, sample: int, completion: Completion) -> Record:
+        problem, prompt = pending.problems[i]
+        tokenizer = self.plan.checkpoints[pending.block[0]].tokenizer
+        explored = "" if completion.explored is None else "".join("1" if flag else "0" for flag in completion.explored)
+        return {
+            "kind": "completion",
+            **_key(pending.block),
             "problem": problem.id,
-            "rewards": rewards,
-            "correct": [None if reward is None else reward >= grading.correct_from for reward in rewards],
-            "thinking_tokens": [sum(completion.thinking) for completion in group],
-            "answer_tokens": [len(completion.token_ids) - sum(completion.thinking) for completion in group],
-            "finished": [completion.finished for completion in group],
-            "prompt_ids": prompt,
-            "kept": [
-                {"token_ids": row["token_ids"], "thinking": row["thinking"]}
-                for row in by_problem[problem.id][:keep_completions]
-            ],
+            "sample": sample,
+            "seed": self._seed(pending, i, sample),
+            "prompt": tokenizer.batch_decode([prompt], skip_special_tokens=False)[0],
+            "text": tokenizer.batch_decode([completion.token_ids], skip_special_tokens=True)[0],
+            "token_ids": completion.token_ids,
+            "thinking": "".join("1" if flag else "0" for flag in completion.thinking),
+            "explored": explored,
+            "finished": completion.finished,
+            "wall_s": None if completion.wall_s is None else round(completion.wall_s, 4),
+            "statistics": completion.statistics,
         }
-        for problem, prompt, group, rewards in zip(
-            problems, prompts, groups, grade(grading, problems, groups), strict=True
-        )
-    ], dict(chunk_row)
+
+    def finish(self, pending: _Pending, wall_s: float | None) -> None:
+        """Commits a block whose completions are all there, and grades it."""
+        tokens = sum(len(row["token_ids"]) for row in self.log.rows(pending.block))
+        key = _key(pending.block)
+        self.log.commit({"kind": "chunk", **key, "problems": len(pending.problems), "wall_s": wall_s, "tokens": tokens})
+        self.grade(pending.block)
+
+    def grade(self, block: Block) -> None:
+        self.store.keep_records(*self._graded(block))
+
+    def _graded(self, block: Block) -> tuple[list[Record], Record]:
+        label, task, _, chunk = block
+        asked = {problem.id: (problem, prompt) for problem, prompt in self.asked(label, task, chunk)}
+        rows, chunk_row = self.log.rows(block), self.log.chunks[block]
+        return graded(rows, chunk_row, asked, self.grading_of(label, task), self.plan.keep)
+
+    def regrade(self) -> None:
+        """Replaces the grades of all blocks whose completions are there."""
+        recorded = self.store.records.finished
+        if missing := recorded - self.log.chunks.keys():
+            raise EvaluationError(
+                f"{self.store.folder} cannot be graded anew: {COMPLETIONS} lacks {len(missing)} of {len(recorded)} "
+                "graded blocks (an older version did not write it)"
+            )
+        planned = {block for label in self.plan.checkpoints for block in self.blocks(label)}
+        if outside := [block for block in self.log.chunks if block not in planned]:
+            raise EvaluationError(
+                f"{self.store.folder} holds completions of checkpoint {outside[0][0]!r}, benchmark {outside[0][1]!r}, "
+                f"arm {outside[0][2]!r}; to grade anew, name all checkpoints, benchmarks and arms that are recorded there"
+            )
+        self.store.replace_records(self._graded(block) for block in self.log.chunks)
 
 
-def _completion(row: Record) -> Completion:
-    """A recorded completion; its log-probabilities are not recorded."""
-    return Completion(row["token_ids"], [], [flag == "1" for flag in row["thinking"]], row["finished"])
+def request_seed(seed: int, benchmark: str, problem: str, sample: int) -> int:
+    """The seed of one request, from 0 to 2^63 - 1."""
+    text = "\0".join((str(seed), benchmark, problem, str(sample)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def grade(
-    grading: Grading, problems: Sequence[Problem], groups: Sequence[Sequence[Completion]]
-) -> list[list[float | None]]:
-    """Rewards of each problem's completions, decoded and passed as in TRL; None where there is nothing to judge."""
-    repeated = [problem for problem, group in zip(problems, groups, strict=True) for _ in group]
-    token_ids = [completion.token_ids for group in groups for completion in group]
-    texts = grading.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-    names = dict.fromkeys(name for problem in problems for name in problem.columns)
-    columns = {name: [problem.columns.get(name) for problem in repeated] for name in names}
-    rewards = grading.reward(
-        prompts=[[{"role": "user", "content": problem.problem}] for problem in repeated],
-        completions=[[{"role": "assistant", "content": text}] for text in texts],
-        completion_ids=token_ids,
-        **({"problem": [problem.problem for problem in repeated]} | columns),
-    )
-    if len(rewards) != len(repeated):
-        raise EvaluationError(f"the reward returned {len(rewards)} values for {len(repeated)} completions")
-    values = iter(_usable(reward, problem) for reward, problem in zip(rewards, repeated, strict=True))
-    return [[next(values) for _ in group] for group in groups]
+def warm_up(engine: Engine, prompt: list[int], arms: Sequence[Arm]) -> None:
+    """Untimed: first calls pay for compilation and allocation."""
+    requests = [
+        Request(prompt, arm.decoding, replace(arm.sampling, n=1, max_tokens=min(8, arm.sampling.max_tokens)))
+        for arm in arms
+        for _ in range(2)
+    ]
+    for _ in stream(engine, requests):
+        pass
 
 
-def _usable(reward: Any, problem: Problem) -> float | None:
-    """The reward as a finite number, None for None and NaN; raises EvaluationError for anything else."""
-    if reward is None:
-        return None
-    try:
-        value = float(reward)
-    except (TypeError, ValueError):
-        value = math.inf
-    if math.isinf(value) or isinstance(reward, str):
-        raise EvaluationError(
-            f"the reward returned {reward!r} for problem {problem.id!r}; allowed: a finite number, or None (NaN, too) "
-            "where there is nothing to judge"
-        )
-    return None if math.isnan(value) else value
-
-
-def try_reward(grading: Grading, problems: Sequence[Problem]) -> None:
-    """Grades one empty completion for each problem, so that a reward that cannot work fails before the first token.
-
-    Raises:
-        EvaluationError: the reward raises (it lacks a column, say), or returns what is no reward.
-    """
-    nothing = Completion([], [], [], True)
-    try:
-        grade(grading, problems, [[nothing] for _ in problems])
-    except EvaluationError:
-        raise
-    except Exception as error:  # whatever a reward's own code may raise
-        columns = ", ".join(dict.fromkeys(name for problem in problems for name in problem.columns)) or "none"
-        raise EvaluationError(
-            f"the reward fails on empty completions: {type(error).__name__}: {error} (columns besides the problem: "
-            f"{columns})"
-        ) from error
+def _key(block: Block) -> Record:
+    return dict(zip(("checkpoint", "benchmark", "arm", "chunk"), block, strict=True))

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ class SummaryRow:
     samples: int
     unusable: int  # samples without a reward: left out of pass@k and reward
     compares: Literal["arms", "checkpoints"] | None = None  # what a difference is between
+    benchmark: str = ""
 
     @property
     def is_difference(self) -> bool:
@@ -63,12 +64,29 @@ def summarise(
         arm_comparisons: pairs of arms, compared for every checkpoint.
         checkpoint_comparisons: pairs of checkpoints, compared under every arm.
     """
+    by_benchmark: dict[str, list[Record]] = {}
+    for record in records:
+        by_benchmark.setdefault(record.get("benchmark", ""), []).append(record)
+    return [
+        replace(row, benchmark=name)
+        for name, group in by_benchmark.items()
+        for row in _of_benchmark(group, ks, arm_comparisons, checkpoint_comparisons, seed)
+    ]
+
+
+def _of_benchmark(
+    records: Iterable[Record],
+    ks: Sequence[int],
+    arm_comparisons: Sequence[tuple[str, str]],
+    checkpoint_comparisons: Sequence[tuple[str, str]],
+    seed: int,
+) -> list[SummaryRow]:
     cells: dict[tuple[str, str], _Cell] = {}
     for record in records:
         cell = cells.setdefault((record["checkpoint"], record["arm"]), _Cell({}, {}))
         if record["kind"] == "problem":
             cell.problems[record["problem"]] = record
-        else:
+        elif record["wall_s"] is not None:
             cell.chunks[record["chunk"]] = record
     rows = [_figures(key, cell, ks, seed) for key, cell in cells.items()]
     checkpoints, arms = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))

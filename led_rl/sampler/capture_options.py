@@ -10,6 +10,7 @@ LAYERS_VARIABLE = "LED_RL_LATENT_LAYERS"
 ENTROPY_VARIABLE = "LED_RL_FINAL_ENTROPY"
 SUPPORT_VARIABLE = "LED_RL_SUPPORT"
 MAX_K_VARIABLE = "LED_RL_MAX_K"
+EXPLORED_VARIABLE = "LED_RL_EXPLORED"
 MAX_K = 128
 
 
@@ -19,6 +20,7 @@ class EngineOptions:
 
     `final_entropy` also counts the final layer's entropy over the whole vocabulary: one more pass over the logits.
     `support`: each output says which ids every token could have been (support.py), for training.
+    `explored`: each output says which tokens came from latent layers, and no more than that.
     `max_k`: the most candidates that a request may ask for. All rows of a step are computed at its largest k.
     """
 
@@ -27,6 +29,7 @@ class EngineOptions:
     final_entropy: bool = False
     support: bool = False
     max_k: int = MAX_K
+    explored: bool = False
 
     @classmethod
     def for_decoding(
@@ -53,6 +56,7 @@ class EngineOptions:
                 os.environ.get(ENTROPY_VARIABLE, "0") == "1",
                 os.environ.get(SUPPORT_VARIABLE, "0") == "1",
                 int(most),
+                os.environ.get(EXPLORED_VARIABLE, "0") == "1",
             )
         except ValueError as error:
             raise ValueError(
@@ -72,6 +76,7 @@ class EngineOptions:
             ENTROPY_VARIABLE: str(int(self.final_entropy)),
             SUPPORT_VARIABLE: str(int(self.support)),
             MAX_K_VARIABLE: str(self.max_k),
+            EXPLORED_VARIABLE: str(int(self.explored)),
         }
 
     def captured_layers(self, num_layers: int) -> tuple[int, ...]:

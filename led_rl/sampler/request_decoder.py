@@ -75,6 +75,8 @@ class RequestDecoder:
         """
         if self.options.support:
             self.step_support = StepSupport.of(logits, drawn, scores)
+        elif self.options.explored:
+            self.step_support = StepSupport.of(logits, drawn, None).without_ids()
 
     def tensors(self) -> dict[str, Tensor]:
         """What lies on the device for as long as the decoder: tables of requests, and the workspace of a step."""

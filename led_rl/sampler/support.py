@@ -10,7 +10,7 @@ and a row without truncation from the whole vocabulary. The record of a token is
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -66,6 +66,10 @@ class StepSupport:
                 explored = share.new_full((rows,), -1.0).index_copy_(0, drawn.rows, share)
         host = (None if t is None else t.to("cpu", non_blocking=True) for t in (candidates, explored, kept))
         return cls(*host, vocab)  # type: ignore[arg-type,call-arg]
+
+    def without_ids(self) -> "StepSupport":
+        """The branch of each row alone: records are `[-1 - round(10000 * explored)]`, and `[]` of standard rows."""
+        return replace(self, candidates=self.candidates[:, :0])
 
     def lists(self) -> tuple[np.ndarray, np.ndarray]:
         """Records of all rows, one after the other, (entries,) int32, and where each begins, (rows + 1,) int64."""

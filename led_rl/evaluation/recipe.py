@@ -1,0 +1,158 @@
+# ruff: noqa: RUF009
+"""The recipe of an evaluation: its keys, each with its meaning, and what is refused before anything is loaded."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from led_rl.evaluation.arms import SAMPLING_KEYS, check_sampling
+from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.run import SCHEDULES
+from led_rl.recipe import RecipeError, checked, described, find_recipe, keys_of, overrides, read_yaml
+
+ENGINES = ("auto", "vllm", "transformers")
+BAD_GOLDS = ("refuse", "drop")
+# Keys by other names, which a command line without a recipe has always taken.
+ALIASES = {"model": "checkpoints", "decodings": "arms", "seed": "seeds", "chunk_size": "chunk"}
+
+
+def _key(default: Any, text: str) -> Any:
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class EvaluationRecipe:
+    """What an evaluation compares, on what, and how it runs."""
+
+    checkpoints: list[str] | dict[str, str] | str = _key(
+        [], "Hub ids, checkpoint folders, LoRA adapters, run folders (every checkpoint-*); LABEL=PATH or {label: path}."
+    )
+    benchmarks: list[str] | str = _key([], "Names, NAME=FILE.jsonl, or paths of benchmark files.")
+    data: list[str] | str | None = _key(None, "JSONL files of one's own, with `reward` and the columns below.")
+    problem_column: str | None = _key(None, "What is asked in `data`; found if not named.")
+    answer_column: str | None = _key(None, "The gold in `data`, or a text that ends in `#### gold`; becomes `answer`.")
+    reward: str | None = _key(None, "Reward of `data`, in place of a benchmark's: a name, or package.module:function.")
+    reward_options: dict[str, Any] | None = _key(None, "Options of the reward.")
+    bad_golds: str = _key("refuse", "Golds that the reward cannot use: refuse or drop.")
+    correct_from: float | None = _key(None, "Reward from which a sample is correct; default: the benchmark's.")
+    arms: list[Any] | str = _key(
+        ["standard", "top_k_control", "led"],
+        "Each `DECODING key value ...` or a mapping: temperature, top_p, top_k, min_p, max_tokens and LED's options.",
+    )
+    n: int = _key(16, "Samples of a problem, under each seed.")
+    seeds: list[int] | int = _key([0], "Each gives n samples.")
+    temperature: float = _key(1.0, "Of arms that name none.")
+    top_p: float = _key(1.0, "Of arms that name none.")
+    top_k: int = _key(0, "Of arms that name none; 0: no limit.")
+    min_p: float = _key(0.0, "Of arms that name none.")
+    max_tokens: int = _key(2048, "Longest completion.")
+    depth: int = _key(8, "Layers that LED reads, the final one included.")
+    k: int = _key(8, "Candidates of LED and of its control.")
+    system_prompt: str | None = _key(None, "System message before each problem.")
+    enable_thinking: bool | None = _key(None, "Option of Qwen3's and others' chat templates; default: the template's.")
+    chat_template_options: dict[str, Any] = _key({}, "Further options of the chat template.")
+    limit: int | None = _key(None, "Only the first problems of each benchmark.")
+    output: str | None = _key(None, "Folder of the records; default: runs/<name of the recipe>.")
+    schedule: str = _key("blocks", "blocks: arms in turn, timed; throughput: all requests in flight.")
+    chunk: int | None = _key(None, "Problems of a block; default: 32, or fewer to make 8 blocks.")
+    regrade: bool = _key(False, "Grade the recorded completions anew; none is generated again.")
+    engine: str = _key("auto", "auto (vllm where it is installed), vllm or transformers.")
+    dtype: str | None = _key(None, "Of weights and activations; default: the checkpoint's (float32 on CPU).")
+    data_parallel: int = _key(1, "Engine processes that share the problems, each on GPUs of its own.")
+    tensor_parallel_size: int = _key(1, "GPUs of one engine.")
+    max_num_seqs: int = _key(64, "Sequences that one engine decodes at a time.")
+    engine_arguments: dict[str, Any] = _key({}, "Further arguments of vllm.LLM.")
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoints", "benchmarks", "arms", "data"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                setattr(self, name, [part.strip() for part in value.split(",") if part.strip()])
+        self.data = self.data or []
+        if isinstance(self.seeds, int):
+            self.seeds = [self.seeds]
+        if not self.checkpoints:
+            raise EvaluationError("checkpoints is missing: give hub ids or folders")
+        if not self.benchmarks and not self.data:
+            raise EvaluationError("benchmarks is missing: give names, such as gsm8k, or `data` with a `reward`")
+        if self.data and not self.reward:
+            raise EvaluationError("reward is missing: `data` needs the name of a reward, such as math_answer")
+        for key in SAMPLING_KEYS:
+            check_sampling(key, key, getattr(self, key))
+        for key in ("n", "depth", "k", "limit", "chunk", "data_parallel", "tensor_parallel_size", "max_num_seqs"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise EvaluationError(f"{key}: expected an integer >= 1, got {value!r}")
+        if not self.seeds or any(not 0 <= seed < 2**63 for seed in self.seeds):
+            raise EvaluationError(f"seeds: expected integers from 0 to 2^63 - 1, got {self.seeds!r}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise EvaluationError(f"seeds: each may stand once, got {self.seeds!r}")
+        if self.correct_from is not None and not math.isfinite(self.correct_from):
+            raise EvaluationError(f"correct_from: expected a finite number, got {self.correct_from!r}")
+        for key, allowed in (("schedule", SCHEDULES), ("engine", ENGINES), ("bad_golds", BAD_GOLDS)):
+            if getattr(self, key) not in allowed:
+                raise EvaluationError(f"{key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
+        if self.enable_thinking is not None:
+            self.chat_template_options = {**self.chat_template_options, "enable_thinking": self.enable_thinking}
+
+    @property
+    def arm_defaults(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in (*SAMPLING_KEYS, "depth", "k")}
+
+
+KEYS = keys_of(EvaluationRecipe)
+
+
+def load_evaluation(arguments: Sequence[str]) -> EvaluationRecipe:
+    """`[RECIPE.yaml] [--key value ...]` -> the recipe. The command line wins over the file.
+
+    Raises:
+        RecipeError, EvaluationError: a missing file, bad YAML, an unknown key, a wrong type, or a refused value.
+    """
+    where, values = "command line", {}
+    rest = list(arguments)
+    keys = KEYS | {alias: KEYS[key] for alias, key in ALIASES.items()}
+    if rest and not rest[0].startswith("--"):
+        path = find_recipe(rest.pop(0))
+        where = str(path)
+        values = {"output": f"runs/{path.stem}"} | _by_name(read_yaml(path), where)
+    values |= _by_name(overrides(rest, keys), "command line")
+    if not values.get("output"):
+        raise RecipeError(f"{where}: output is missing: name the folder of the records: --output FOLDER")
+    for key, value in values.items():
+        values[key] = checked(where, key, _as_text(key, value), KEYS, "see led-rl evaluate --help for all keys")
+    try:
+        return EvaluationRecipe(**values)
+    except EvaluationError as error:
+        raise EvaluationError(f"{where}: {error}") from error
+
+
+def _by_name(values: dict[str, Any], where: str) -> dict[str, Any]:
+    renamed: dict[str, Any] = {}
+    for key, value in values.items():
+        name = ALIASES.get(key, key)
+        if name in renamed:
+            raise RecipeError(f"{where}: {key!r} is another name of {name!r}; give one of them")
+        renamed[name] = value
+    return renamed
+
+
+def _as_text(key: str, value: Any) -> Any:
+    """A command line's `2024` that names a file or an arm is text."""
+    if (
+        KEYS.get(key, (None, None))[1] in (str, str | None)
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+    ):
+        return str(value)
+    return value
+
+
+def help_text() -> str:
+    """Every key with its type, default and meaning."""
+    usage = "usage: led-rl evaluate [RECIPE.yaml] [--key value ...]"
+    also = ", ".join(f"--{alias}: --{key}" for alias, key in ALIASES.items())
+    return "\n".join([usage, "", *described([EvaluationRecipe], KEYS), f"Other names: {also}"])
