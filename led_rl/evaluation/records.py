@@ -2,8 +2,8 @@
 
 A block is one (checkpoint, benchmark, arm, chunk of problems). Completions are appended as they finish
 (completion_log.py) and graded once their block is whole: records.jsonl then gets a line per problem and a chunk row
-that commits the block. A killed run loses the requests in flight, and the next one generates those alone. A block that was
-generated and not graded, as the reward failed, is graded by the next run and not generated again.
+that commits the block. A killed run loses the requests in flight, and the next one generates those alone. A block that
+was generated and not graded, as the reward failed, is graded by the next run and not generated again.
 
     completions.jsonl
     {"kind": "completion", "checkpoint": "base", "benchmark": "gsm8k", "arm": "led", "chunk": 3, "problem": "17",

@@ -274,7 +274,7 @@ class _Run:
         if outside := [block for block in self.log.chunks if block not in planned]:
             raise EvaluationError(
                 f"{self.store.folder} holds completions of checkpoint {outside[0][0]!r}, benchmark {outside[0][1]!r}, "
-                f"arm {outside[0][2]!r}; to grade anew, name all checkpoints, benchmarks and arms that are recorded there"
+                f"arm {outside[0][2]!r}; to grade anew, name all checkpoints, benchmarks and arms that are there"
             )
         self.store.replace_records(self._graded(block) for block in self.log.chunks)
 

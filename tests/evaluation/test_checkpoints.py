@@ -1,4 +1,4 @@
-"""Checkpoints that one engine cannot run are refused before any weights are loaded, each with one clear line."""
+"""Checkpoints that cannot be evaluated are refused before any weights are loaded, each with one clear line."""
 
 import json
 import shutil
@@ -7,13 +7,14 @@ import pytest
 from conftest import save_tiny_model
 
 from led_rl.cli import main as run_cli
-from led_rl.engines.engine import Sampling
-from led_rl.evaluation.checkpoints import check_checkpoints
-from led_rl.evaluation.problems import Problem, comparison_arms
+from led_rl.evaluation.arms import parse_arms
+from led_rl.evaluation.checkpoints import check_checkpoints, find_checkpoints, identity
+from led_rl.evaluation.problems import Problem, PromptStyle
 from led_rl.evaluation.records import EvaluationError
 
-ARMS = comparison_arms(["standard", "top_k_control", "led"], Sampling(max_tokens=100), depth=2, k=4)
-PROBLEMS = [Problem("a", "1 + 1?"), Problem("b", "2 + 2, and nothing else?")]
+DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_tokens": 100, "depth": 2, "k": 4}
+ARMS = parse_arms(["standard", "top_k_control", "led"], DEFAULTS)
+PROBLEMS = {"sums": [Problem("a", "1 + 1?"), Problem("b", "2 + 2, and nothing else?")]}
 
 
 @pytest.fixture(scope="module")
@@ -31,57 +32,58 @@ def edit(file, **changes):
 
 
 def check(base, other, arms=ARMS):
-    return check_checkpoints({"base": str(base), "other": str(other)}, PROBLEMS, arms)
+    return check_checkpoints({"base": str(base), "other": str(other)}, PROBLEMS, arms, PromptStyle())
 
 
-def test_weights_alone_may_differ(base, tmp_path):
+def fits(base, other):
+    models = check(base, other)
+    return models["other"].fits_engine_of(models["base"])
+
+
+def test_weights_alone_may_differ_in_one_engine(base, tmp_path):
     other = save_tiny_model(tmp_path / "other", layers=3, seed=1)
     edit(other / "config.json", transformers_version="4.0.0", use_cache=False, bos_token_id=3, dtype="bfloat16")
-    assert check(base, other).chat_template
+    assert fits(base, other)
+    assert identity(check(base, other)["other"])["weights"] != identity(check(base, other)["base"])["weights"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    "changes",
     [
-        ({"layers": 4}, "num_hidden_layers: 4, not 3"),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_theta: 500000.0, not"),
-        ({"rms_norm_eps": 1e-3}, "rms_norm_eps: 0.001, not 1e-06"),
-        ({"eos_token_id": 7}, "eos_token_id: 7, not 2"),
+        {"layers": 4},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        {"rms_norm_eps": 1e-3},
+        {"eos_token_id": 7},
     ],
 )
-def test_another_configuration_is_refused(base, tmp_path, changes, named):
-    other = save_tiny_model(tmp_path / "other", **({"layers": 3} | changes))
-    with pytest.raises(EvaluationError, match="checkpoint other has another configuration than base") as error:
-        check(base, other)
-    assert named in str(error.value)
+def test_another_configuration_needs_an_engine_of_its_own(base, tmp_path, changes):
+    assert not fits(base, save_tiny_model(tmp_path / "other", **({"layers": 3} | changes)))
 
 
-def test_an_untied_head_is_refused(base, other):
-    edit(other / "config.json", tie_word_embeddings=True)
-    with pytest.raises(EvaluationError, match="tie_word_embeddings: True, not False"):
-        check(base, other)
-
-
-def test_another_chat_template_is_refused_if_it_changes_a_prompt(base, other):
-    template = other / "chat_template.jinja"
-    text = template.read_text()
-    template.write_text(text + "{# a remark #}")
-    check(base, other)
-    template.write_text(text.replace("assistant", "teacher"))
-    with pytest.raises(
-        EvaluationError, match="another chat template or tokenizer than base: the prompt of problem 'a'"
-    ):
-        check(base, other)
-
-
-def test_another_vocabulary_is_refused(base, other):
+def test_another_head_vocabulary_or_end_of_a_turn_needs_one_too(base, other):
     from transformers import AutoTokenizer
 
+    assert fits(base, other)
+    edit(other / "generation_config.json", eos_token_id=[2, 5])
+    assert not fits(base, other)
+    shutil.copy(base / "generation_config.json", other)
+    edit(other / "config.json", tie_word_embeddings=True)
+    assert not fits(base, other)
+    shutil.copy(base / "config.json", other)
     tokenizer = AutoTokenizer.from_pretrained(other)
     tokenizer.add_tokens(["<more>"])
     tokenizer.save_pretrained(other)
-    with pytest.raises(EvaluationError, match="another vocabulary than base"):
-        check(base, other)
+    assert not fits(base, other)
+
+
+def test_another_chat_template_changes_prompts_and_is_recorded(base, other):
+    template = other / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant", "teacher"))
+    models = check(base, other)
+    assert models["other"].fits_engine_of(models["base"])
+    prompts = [PromptStyle().prompt_ids(model.tokenizer, "1?") for model in models.values()]
+    assert prompts[0] != prompts[1]
+    assert identity(models["base"])["chat_template"] != identity(models["other"])["chat_template"]
 
 
 @pytest.mark.parametrize(
@@ -91,66 +93,115 @@ def test_another_vocabulary_is_refused(base, other):
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
         (lambda folder: (folder / "config.json").write_text("{"), "neither a checkpoint folder nor a model"),
         (lambda folder: (folder / "chat_template.jinja").unlink(), "has no chat template"),
-        (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "is a LoRA adapter; merge"),
-        (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
+        (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "names no base model"),
+        (lambda folder: (folder / "config.json").unlink(), "holds neither config.json nor checkpoint-*"),
     ],
 )
 def test_a_folder_that_is_no_checkpoint(base, other, spoil, message):
     spoil(other)
-    with pytest.raises(EvaluationError, match=f"^checkpoint other: .*{message}"):
+    with pytest.raises(EvaluationError, match=f"^checkpoint other: .*{message.replace('*', '[*]')}"):
         check(base, other)
 
 
-def test_a_run_folder_names_its_checkpoints(base, tmp_path):
-    for step in (10, 20):
-        shutil.copytree(base, tmp_path / f"checkpoint-{step}")
-    with pytest.raises(EvaluationError, match="name one of checkpoint-10, checkpoint-20 in it"):
-        check(base, tmp_path)
+def test_an_adapter_without_its_base_is_one_line(base, other):
+    (other / "config.json").unlink()
+    (other / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "./nowhere/at/all"}))
+    with pytest.raises(EvaluationError, match=r"LoRA adapter '.*other' needs its base model './nowhere/at/all', which"):
+        check(base, other)
+
+
+def test_an_adapter_is_merged_into_its_base(base, tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    models = check(base, tmp_path / "adapter")
+    assert models["other"].base == str(base)
+    assert models["other"].fits_engine_of(models["base"])
+    merged = models["other"].merged_into(tmp_path / "merged")
+    tokens = torch.tensor([[5, 6, 7]])
+    logits = AutoModelForCausalLM.from_pretrained(merged)(tokens).logits
+    torch.testing.assert_close(logits, model.eval()(tokens).logits, rtol=1e-4, atol=1e-3)
+    assert (logits - AutoModelForCausalLM.from_pretrained(base)(tokens).logits).abs().max() > 0.01
+    assert models["base"].merged_into(tmp_path / "unused") == str(base)
+
+
+def test_a_run_folder_is_all_of_its_checkpoints(base, tmp_path):
+    run = tmp_path / "grpo"
+    for step in (20, 100):
+        shutil.copytree(base, run / f"checkpoint-{step}")
+    steps = {f"x/checkpoint-{step}": str(run / f"checkpoint-{step}") for step in (20, 100)}
+    assert find_checkpoints({"x": str(run)}) == steps
+    assert list(find_checkpoints([str(run)])) == ["grpo/checkpoint-20", "grpo/checkpoint-100"]
+    shutil.copy(base / "config.json", run)
+    assert find_checkpoints([str(run)]) == {"grpo": str(run)}
+    assert list(find_checkpoints([f"{run}/checkpoint-*"])) == ["grpo/checkpoint-20", "grpo/checkpoint-100"]
+    with pytest.raises(EvaluationError, match="two checkpoints are called 'a'"):
+        find_checkpoints(["a=x", "a=y"])
+    assert find_checkpoints(["Qwen/Qwen3-4B"]) == {"Qwen3-4B": "Qwen/Qwen3-4B"}
 
 
 def test_decodings_that_a_checkpoint_cannot_do(base, tmp_path):
-    deep = comparison_arms(["led"], Sampling(), depth=9)
-    with pytest.raises(EvaluationError, match=r"^checkpoint base, decoding led: led_depth=9 .* the model has 3"):
-        check_checkpoints({"base": str(base)}, PROBLEMS, deep)
+    deep = parse_arms(["led depth 9"], DEFAULTS)
+    with pytest.raises(EvaluationError, match=r"^checkpoint base, arm led depth 9: led_depth=9 .* the model has 3"):
+        check_checkpoints({"base": str(base)}, PROBLEMS, deep, PromptStyle())
     unmarked = save_tiny_model(tmp_path / "unmarked", layers=3, think_tokens=False)
-    only_standard = {"standard": ARMS["standard"]}
-    check_checkpoints({"unmarked": str(unmarked)}, PROBLEMS, only_standard)
+    check_checkpoints({"unmarked": str(unmarked)}, PROBLEMS, {"standard": ARMS["standard"]}, PromptStyle())
     # A tokenizer that spells the markers as text is enough; this one knows no such letters.
-    arms = comparison_arms(["led"], Sampling(), depth=2, start_marker="«", end_marker="»")
-    with pytest.raises(EvaluationError, match=r"^checkpoint unmarked, decoding led: "):
-        check_checkpoints({"unmarked": str(unmarked)}, PROBLEMS, arms)
+    arms = parse_arms([{"decoding": "led", "start_marker": "«", "end_marker": "»"}], DEFAULTS)
+    with pytest.raises(EvaluationError, match=r"^checkpoint unmarked, arm led .*: "):
+        check_checkpoints({"unmarked": str(unmarked)}, PROBLEMS, arms, PromptStyle())
 
 
 def test_a_completion_that_would_not_fit_the_context(base):
-    arms = comparison_arms(["standard"], Sampling(max_tokens=2040))
+    arms = parse_arms(["standard"], DEFAULTS | {"max_tokens": 2000})
     with pytest.raises(
-        EvaluationError, match=r"at most 2048 tokens, but the prompt of problem 'b' has \d+ .*--max-tok"
+        EvaluationError, match=r"at most 2048 tokens, but the prompt of problem 'b' of sums has \d+ .*max_tokens"
     ):
-        check_checkpoints({"base": str(base)}, PROBLEMS, arms)
+        check_checkpoints({"base": str(base)}, PROBLEMS, arms, PromptStyle("x"))
 
 
-def test_mistakes_are_one_line_and_leave_no_folder(base, other, tmp_path, capsys):
+def test_mistakes_are_one_line_and_leave_no_folder(base, tmp_path, capsys):
     data = tmp_path / "data.jsonl"
     data.write_text('{"problem": "1 + 1?", "answer": "2"}\n{"problem": "2 + 2?", "answer": "None"}\n')
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
     output = tmp_path / "out"
     command = ["evaluate", "--model", f"base={base}", "--data", str(data), "--reward", "math_answer", "--depth", "2"]
     command += ["--max-tokens", "20", "--engine", "transformers", "--output", str(output)]
-    edit(other / "config.json", rms_norm_eps=1e-3)
     latin = tmp_path / "latin.jsonl"
     latin.write_bytes('{"problem": "Zähle"}\n'.encode("latin-1"))
     for wrong, message in (
-        (["--model", f"other={other}"], "checkpoint other has another configuration than base (rms_norm_eps"),
         (["--model", "typo=./nowhere"], "checkpoint typo: folder './nowhere' does not exist"),
         ([], "1 of 2 golds are unusable (2: 'None'"),
         (["--reward-options", '{"gold_column": "gold"}'], "reads the key 'gold', which no row has (keys: answer)"),
         (["--limit", "1", "--max-tokens", "5000"], "reads at most 2048 tokens"),
         (["--data", str(latin)], "latin.jsonl, line 1: not UTF-8"),
-        (["--temperature", "-1"], "from 0 to 2, got '-1'"),
-        (["--temperature", "nan"], "expected a number, got 'nan'"),
-        (["--top-p", "0"], "above 0 and at most 1, got '0'"),
-        (["--seed", "-1"], "from 0 to 2^63 - 1, got '-1'"),
+        (["--data", str(empty)], "empty.jsonl' has no rows"),
+        (["--temperature", "-1"], "temperature: expected a number from 0 to 2, got -1.0"),
+        (["--temperature", "nan"], "temperature: expected a number from 0 to 2, got nan"),
+        (["--top-p", "0"], "top_p: expected a number above 0 and at most 1, got 0.0"),
+        (["--min-p", "2"], "min_p: expected a number from 0 to 1, got 2.0"),
+        (["--seed", "-1"], "seeds: expected integers from 0 to 2^63 - 1, got [-1]"),
+        (["--n", "0"], "n: expected an integer >= 1, got 0"),
+        (["--n", "many"], "key 'n': int expected, got 'many'"),
+        (["--temprature", "1"], "unknown key 'temprature' (given 1); did you mean temperature"),
+        (["--arms", "led", "beam"], "arm 'beam': led_decoding must be one of standard, led"),
+        (["--arms", "led T"], "'T' has no value"),
+        (["--arms", "standard depth 3"], "standard decoding has no depth"),
+        (["--schedule", "fast"], "schedule must be one of blocks, throughput; got 'fast'"),
+        (
+            ["--benchmarks", "gsm9k"],
+            "unknown benchmark 'gsm9k'; allowed: aime24, aime25, countdown, gpqa_diamond, gsm8k",
+        ),
+        (["--benchmarks", "gpqa_diamond"], "name your copy: --benchmarks gpqa_diamond=FILE.jsonl"),
+        (["--reward", "no_such_reward"], "unknown reward 'no_such_reward'"),
     ):
-        assert run_cli([*command, *wrong]) == 2
+        assert run_cli([*command, *wrong]) == 2, message
         printed = capsys.readouterr().err
         assert message in printed
         assert printed.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Evaluation on a scripted engine (resuming, settings, figures) and, end to end, on a tiny random Qwen3."""
+"""Evaluation on a scripted engine: resuming, settings, figures; and, end to end, on a tiny random Qwen3."""
 
 import json
 import math
@@ -7,23 +7,30 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from led_rl.cli import main as run_cli
-from led_rl.decoding import UserError
-from led_rl.engines.engine import Completion, Sampling
+from led_rl.engines.engine import Completion
+from led_rl.evaluation.arms import parse_arms
 from led_rl.evaluation.estimates import pass_at_k
-from led_rl.evaluation.problems import Problem, comparison_arms, load_problems, weights_of
+from led_rl.evaluation.grading import Grading, try_reward
+from led_rl.evaluation.problems import Problem, weights_of
 from led_rl.evaluation.records import EvaluationError, read_records
-from led_rl.evaluation.run import Grading, evaluate, try_reward
+from led_rl.evaluation.run import Checkpoint, Plan, Task, evaluate
 from led_rl.evaluation.summary import summarise, write_summary
 from led_rl.thinking import ThinkMarkers
 
-SAMPLING = Sampling(temperature=1.0, max_tokens=12, n=4)
-ARMS = comparison_arms(["standard", "top_k_control", "led"], SAMPLING, depth=2, k=4)
+DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_tokens": 12, "depth": 2, "k": 4}
+
+
+def arms_of(*names, n=4, **changes):
+    arms = parse_arms(names or ("standard", "top_k_control", "led"), DEFAULTS | changes)
+    return {name: replace(arm, sampling=replace(arm.sampling, n=n)) for name, arm in arms.items()}
+
+
+ARMS = arms_of()
 PROBLEMS = [Problem(f"p{i}", f"say {i}", {"answer": str(i)}) for i in range(7)]
 START, END = 1, 2
 
@@ -43,37 +50,45 @@ class CharacterTokenizer:
 
 
 class ScriptedEngine:
-    """Thinks 1 to 6 tokens, then answers the last digit or a wrong one; fixed by (weights, arm, seed, i, j)."""
+    """Thinks 1 to 6 tokens, then answers the last digit or a wrong one; fixed by (weights, decoding, request's seed).
+
+    Requests finish two at a time and not in order. `fail_at`, `kill_at`: the request at which it raises or dies.
+    """
 
     markers = ThinkMarkers(START, END)
+    capacity = 5
 
     def __init__(self, fail_at=None, kill_at=None):
-        self.calls, self.fail_at, self.kill_at, self.weights = [], fail_at, kill_at, None
+        self.asked, self.fail_at, self.kill_at, self.weights, self.waiting = [], fail_at, kill_at, None, []
 
     def load_weights(self, checkpoint):
         self.weights = checkpoint
 
-    def generate(self, prompts, decoding, sampling):
-        timed = sampling.n > 1
-        if timed:
-            self.calls.append((decoding.decoding, sampling.seed))
-            if len(self.calls) == self.fail_at:
+    def close(self):
+        pass
+
+    def add(self, index, request):
+        if request.sampling.max_tokens > 8:  # not the warm-up
+            self.asked.append((request.decoding.decoding, request.sampling.seed))
+            if len(self.asked) == self.fail_at:
                 raise KeyboardInterrupt
-            if len(self.calls) == self.kill_at:
+            if len(self.asked) == self.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-        groups = []
-        for i, prompt in enumerate(prompts):
-            group = []
-            for j in range(sampling.n):
-                generator = np.random.default_rng(
-                    [sampling.seed, i, j, len(decoding.decoding), *map(ord, str(self.weights)[-4:])]
-                )
-                thought = int(generator.integers(1, 7))
-                right = generator.random() < (0.7 if decoding.decoding == "led" else 0.4)
-                tokens = [ord("t")] * thought + [END, prompt[-1] if right else ord("x")]
-                group.append(Completion(tokens, [-1.0] * len(tokens), [True] * (thought + 1) + [False], thought < 6))
-            groups.append(group)
-        return groups
+        self.waiting.append((index, request))
+
+    def step(self):
+        finished = [self.waiting.pop() for _ in range(min(2, len(self.waiting)))]
+        return [(index, self.completion(request)) for index, request in finished]
+
+    def completion(self, request):
+        decoding = request.decoding.decoding
+        generator = np.random.default_rng([request.sampling.seed, len(decoding), *map(ord, str(self.weights)[-4:])])
+        thought = int(generator.integers(1, 7))
+        right = generator.random() < (0.7 if decoding == "led" else 0.4)
+        tokens = [ord("t")] * thought + [END, request.prompt[-1] if right else ord("x")]
+        explored = [True] + [False] * (thought + 1) if decoding == "led" else None
+        thinking = [True] * (thought + 1) + [False]
+        return Completion(tokens, [-1.0] * len(tokens), thinking, thought < 6, None, explored, 0.5)
 
 
 def exact_reward(completions, answer, **columns):
@@ -85,20 +100,32 @@ def exact_reward(completions, answer, **columns):
     ]
 
 
-def run(output, engine=None, **changes):
-    settings = {
-        "checkpoints": {"base": "hub/base"},
-        "problems": PROBLEMS,
-        "arms": ARMS,
-        "reward": exact_reward,
-        "chunk_size": 2,
-        "progress": False,
-    }
-    return evaluate(engine or ScriptedEngine(), CharacterTokenizer(), output=output, **(settings | changes))
+def plan_of(checkpoints=None, problems=PROBLEMS, arms=ARMS, benchmarks=None, about=None, **changes):
+    named = checkpoints or {"base": "hub/base"}
+    return Plan(
+        {label: Checkpoint(path, CharacterTokenizer(), {"weights": weights_of(path)}) for label, path in named.items()},
+        {name: Task(asked, about or {}) for name, asked in (benchmarks or {"digits": problems}).items()},
+        arms,
+        **({"chunk_size": 2} | changes),
+    )
+
+
+def run(output, engine=None, reward=exact_reward, regrade=False, **changes):
+    plan, engine = plan_of(**changes), engine or ScriptedEngine()
+
+    def engine_of(label):
+        running = engine() if callable(engine) else engine
+        running.load_weights(plan.checkpoints[label].path)
+        return running
+
+    grading = Grading(reward, CharacterTokenizer())
+    return evaluate(plan, engine_of, lambda label, task: grading, output, progress=False, regrade=regrade)
 
 
 def untimed(records):
-    return [{key: value for key, value in record.items() if key != "wall_s"} for record in records]
+    """Records without their times, in an order of their own: resumed ones were written in another."""
+    rows = [{key: value for key, value in record.items() if key != "wall_s"} for record in records]
+    return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
 
 
 def test_records_hold_every_sample_of_every_problem(tmp_path):
@@ -127,38 +154,79 @@ def test_by_default_there_are_at_least_eight_chunks_to_time(tmp_path):
     assert [record["problems"] for record in records if record["kind"] == "chunk"] == [7] * 7 + [1]
 
 
-def test_arms_rotate_and_chunks_have_their_own_seeds_shared_by_the_arms(tmp_path):
+def in_order(values):
+    return list(dict.fromkeys(values))
+
+
+def test_arms_rotate_and_every_sample_has_a_seed_of_its_own_shared_by_the_arms(tmp_path):
     engine = ScriptedEngine()
     run(tmp_path, engine)
-    order = [arm for arm, _ in engine.calls]
-    assert order[0:3] == ["standard", "top_k_control", "led"]
-    assert order[3:6] == ["top_k_control", "led", "standard"]
-    assert order[6:9] == ["led", "standard", "top_k_control"]
-    seeds = [seed for _, seed in engine.calls]
-    assert len(set(seeds)) == 4
-    assert all(len(set(seeds[i : i + 3])) == 1 for i in range(0, 12, 3))
+    chunks = [engine.asked[i : i + 24] for i in range(0, 72, 24)]
+    assert [in_order(arm for arm, _ in chunk) for chunk in chunks] == [
+        ["standard", "top_k_control", "led"],
+        ["top_k_control", "led", "standard"],
+        ["led", "standard", "top_k_control"],
+    ]
+    by_arm = {name: [seed for arm, seed in engine.asked if arm == name] for name in ARMS}
+    assert len(set(by_arm["led"])) == 7 * 4
+    assert by_arm["led"] == by_arm["standard"] == by_arm["top_k_control"]
 
 
-@pytest.mark.parametrize("fail_at", [1, 2, 5, 12])
-def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(tmp_path, fail_at):
+def test_further_seeds_add_samples(tmp_path):
+    one, two = run(tmp_path / "one"), run(tmp_path / "two", seeds=(0, 1))
+    rewards = [{(r["arm"], r["problem"]): r["rewards"] for r in rows if r["kind"] == "problem"} for rows in (one, two)]
+    assert all(len(values) == 8 for values in rewards[1].values())
+    assert all(rewards[1][key][:4] == values for key, values in rewards[0].items())
+
+
+@pytest.mark.parametrize("schedule", ["blocks", "throughput"])
+@pytest.mark.parametrize("fail_at", [1, 2, 8, 9, 45, 84])
+def test_an_interrupted_run_goes_on_and_ends_like_an_uninterrupted_one(tmp_path, fail_at, schedule):
     whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "broken", ScriptedEngine(fail_at=fail_at))
+        run(tmp_path / "broken", ScriptedEngine(fail_at=fail_at), schedule=schedule)
+    done = len(completions_of(tmp_path / "broken")) if fail_at > 5 else 0
+    assert done >= fail_at - 1 - ScriptedEngine.capacity  # what was in flight is lost, no more
     engine = ScriptedEngine()
-    resumed = run(tmp_path / "broken", engine)
-    assert len(engine.calls) == 12 - (fail_at - 1)
+    resumed = run(tmp_path / "broken", engine, schedule=schedule)
+    assert len(engine.asked) == 84 - done
     assert untimed(resumed) == untimed(whole)
+    assert sorted_completions(tmp_path / "broken") == sorted_completions(tmp_path / "whole")
+    times = [record["wall_s"] for record in resumed if record["kind"] == "chunk"]
+    if schedule == "throughput":
+        assert times == [None] * 12
+    else:
+        assert times.count(None) == (1 if done % 8 else 0)  # the block that was interrupted does not count
+
+
+def sorted_completions(folder):
+    return sorted(completions_of(folder), key=lambda row: json.dumps([row["arm"], row["problem"], row["sample"]]))
 
 
 def test_a_killed_process_goes_on(tmp_path):
     whole = run(tmp_path / "whole")
     script = f"import sys; sys.path.append({os.path.dirname(__file__)!r}); import test_run as t; "
-    script += f"t.run({str(tmp_path / 'killed')!r}, t.ScriptedEngine(kill_at=6))"
+    script += f"t.run({str(tmp_path / 'killed')!r}, t.ScriptedEngine(kill_at=46))"
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = len(completions_of(tmp_path / "killed"))
+    assert done >= 45 - ScriptedEngine.capacity
     engine = ScriptedEngine()
     assert untimed(run(tmp_path / "killed", engine)) == untimed(whole)
-    assert len(engine.calls) == 12 - 5
+    assert len(engine.asked) == 84 - done
+    assert sorted_completions(tmp_path / "killed") == sorted_completions(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kilobytes", [1, 3, 9, 20])
+def test_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path, kilobytes):
+    whole = run(tmp_path / "whole")
+    script = f"import resource, sys; sys.path.append({os.path.dirname(__file__)!r}); import test_run as t; "
+    script += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes} << 10,) * 2); t.run({str(tmp_path / 'full')!r})"
+    full = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    assert full.returncode == 1
+    assert "File too large" in full.stderr.splitlines()[-1]
+    assert untimed(run(tmp_path / "full")) == untimed(whole)
+    assert sorted_completions(tmp_path / "full") == sorted_completions(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("left_of_last_line", [0, 1, 30])
@@ -173,27 +241,26 @@ def test_a_half_written_block_is_dropped_with_a_warning(tmp_path, lines_lost, le
         with pytest.warns(UserWarning, match=r"records\.jsonl: dropped .* bytes of a block that was not finished"):
             resumed = run(tmp_path, engine)
     assert untimed(resumed) == untimed(whole)
-    assert engine.calls == []  # the completions are there: graded again, not generated
+    assert engine.asked == []  # the completions are there: graded again, not generated
     run(tmp_path, engine)  # clean again: no warning, nothing to do
 
 
 @pytest.mark.parametrize("left_of_last_line", [0, 1, 30])
 @pytest.mark.parametrize("lines_lost", [1, 2, 4, 5, 6])
-def test_half_written_completions_are_generated_again(tmp_path, lines_lost, left_of_last_line):
+def test_completions_that_were_lost_are_generated_again(tmp_path, lines_lost, left_of_last_line):
     whole = run(tmp_path)
-    completions = (tmp_path / "completions.jsonl").read_text().splitlines()
+    completions = sorted_completions(tmp_path)
     cut(tmp_path / "records.jsonl", 4 if lines_lost == 6 else 2, 0)  # killed before the last block was graded
     cut(tmp_path / "completions.jsonl", lines_lost, left_of_last_line)
     engine = ScriptedEngine()
-    if lines_lost == 5 and not left_of_last_line:  # the last chunk holds four completions and its own line
-        resumed = run(tmp_path, engine)
-    else:
-        with pytest.warns(UserWarning, match=r"completions\.jsonl: dropped .* bytes of a block that was not finished"):
+    if left_of_last_line:
+        with pytest.warns(UserWarning, match=r"completions\.jsonl: dropped .* bytes of a completion that was cut off"):
             resumed = run(tmp_path, engine)
+    else:
+        resumed = run(tmp_path, engine)
     assert untimed(resumed) == untimed(whole)
-    assert len(engine.calls) == (2 if lines_lost == 6 else 1)
-    again = (tmp_path / "completions.jsonl").read_text().splitlines()
-    assert [untimed([json.loads(line)]) for line in again] == [untimed([json.loads(line)]) for line in completions]
+    assert len(engine.asked) == {1: 0, 2: 1, 4: 3, 5: 4, 6: 4}[lines_lost]
+    assert sorted_completions(tmp_path) == completions
 
 
 def cut(path, lines_lost, left_of_last_line):
@@ -224,23 +291,32 @@ def test_a_finished_evaluation_builds_no_engine(tmp_path):
     run(tmp_path, lambda: pytest.fail("engine built for nothing"))  # the first settings still fit
 
 
+def test_arms_and_benchmarks_join_a_folder(tmp_path):
+    run(tmp_path, arms=arms_of("standard"))
+    other = [Problem("p0", "tell 5", {"answer": "5"})]
+    engine = ScriptedEngine()
+    records = run(tmp_path, engine, arms=arms_of("standard", "led"), benchmarks={"digits": PROBLEMS, "more": other})
+    assert len(engine.asked) == 7 * 4 + 2 * 4
+    blocks = {(r["benchmark"], r["arm"]) for r in records if r["kind"] == "problem"}
+    assert blocks == {("digits", "standard"), ("digits", "led"), ("more", "standard"), ("more", "led")}
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert set(manifest["benchmarks"]) == {"digits", "more"}
+    assert set(manifest["arms"]) == {"standard", "led"}
+    assert manifest["comparisons"] == [["led", "standard"]]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        (
-            {"arms": {name: replace(arm, sampling=replace(SAMPLING, temperature=0.5)) for name, arm in ARMS.items()}},
-            "arms.led.sampling.temperature: recorded 1.0, now 0.5",
-        ),
-        (
-            {"arms": comparison_arms(["standard", "top_k_control", "led"], SAMPLING, 3, 4)},
-            "arms.led.decoding.depth: recorded 2, now 3",
-        ),
-        ({"arms": {"standard": ARMS["standard"]}}, "arms.led.decoding.decoding: recorded 'led', now 'nothing'"),
-        ({"problems": PROBLEMS[:-1]}, "problems.count: recorded 7, now 6"),
-        ({"problems": [*PROBLEMS[:-1], replace(PROBLEMS[-1], columns={"answer": "9"})]}, "problems.sha256"),
-        ({"chunk_size": 3}, "chunk_size: recorded 2, now 3"),
-        ({"about": {"reward": "other"}}, "about.reward: recorded 'nothing', now 'other'"),
-        ({"checkpoints": {"base": "hub/other"}}, "checkpoints.base: recorded 'hub/base', now 'hub/other'"),
+        ({"arms": arms_of(temperature=0.5)}, "arms.led.sampling.temperature: recorded 1.0, now 0.5"),
+        ({"arms": arms_of(depth=3)}, "arms.led.decoding.depth: recorded 2, now 3"),
+        ({"arms": arms_of(n=3)}, "arms.led.sampling.n: recorded 4, now 3"),
+        ({"problems": PROBLEMS[:-1]}, "benchmarks.digits.count: recorded 7, now 6"),
+        ({"problems": [*PROBLEMS[:-1], replace(PROBLEMS[-1], columns={"answer": "9"})]}, "benchmarks.digits.sha256"),
+        ({"chunk_size": 3}, "benchmarks.digits.chunk_size: recorded 2, now 3"),
+        ({"seeds": (1,)}, "settings.seeds: recorded [0], now [1]"),
+        ({"about": {"reward": "other"}}, "benchmarks.digits.reward: recorded 'nothing', now 'other'"),
+        ({"checkpoints": {"base": "hub/other"}}, "checkpoints.base.weights: recorded 'hub/base', now 'hub/other'"),
     ],
 )
 def test_other_settings_are_an_error_that_names_the_key(tmp_path, changes, named):
@@ -294,6 +370,8 @@ def test_every_completion_is_recorded_with_its_text(tmp_path):
         )
         assert row["thinking"].count("1") == record["thinking_tokens"][row["sample"]]
         assert row["finished"] == record["finished"][row["sample"]]
+        assert row["explored"] == ("1" + "0" * (len(row["token_ids"]) - 1) if row["arm"] == "led" else "")
+        assert row["wall_s"] == 0.5
         right = row["text"].endswith(row["problem"][1:])
         assert record["correct"][row["sample"]] is (None if row["problem"] == "p3" else right)
 
@@ -305,13 +383,13 @@ def test_what_was_generated_outlives_a_reward_that_fails(tmp_path):
     assert len(completions_of(tmp_path / "failed")) == 2 * 4
     engine = ScriptedEngine()
     mended = run(tmp_path / "failed", engine)
-    assert len(engine.calls) == 12 - 1
+    assert len(engine.asked) == 84 - 8
     assert untimed(mended) == untimed(whole)
 
 
 def test_regrading_generates_nothing(tmp_path):
     run(tmp_path / "first", reward=lambda completions, **columns: [0.5] * len(completions), about={"reward": "half"})
-    with pytest.raises(EvaluationError, match=r"about\.reward: recorded 'half', now 'exact'"):
+    with pytest.raises(EvaluationError, match=r"benchmarks\.digits\.reward: recorded 'half', now 'exact'"):
         run(tmp_path / "first", about={"reward": "exact"})
     again = run(
         tmp_path / "first",
@@ -341,7 +419,7 @@ def test_a_regrading_that_fails_changes_nothing(tmp_path):
     with pytest.raises(EvaluationError, match="problem 'p0' was asked in other words"):
         run(tmp_path, problems=other_words, regrade=True)
     with pytest.raises(EvaluationError, match=r"arms\.led\.decoding\.depth"):
-        run(tmp_path, arms=comparison_arms(list(ARMS), SAMPLING, 3, 4), regrade=True)
+        run(tmp_path, arms=arms_of(depth=3), regrade=True)
     (tmp_path / "completions.jsonl").unlink()
     with pytest.raises(EvaluationError, match=r"cannot be graded anew: completions\.jsonl lacks 12 of 12"):
         run(tmp_path, regrade=True)
@@ -413,58 +491,8 @@ def test_summary_file_is_plain_json(tmp_path):
     rows = summarise(run(tmp_path, problems=PROBLEMS[3:4]))
     assert math.isnan(rows[0].metrics["pass@1"].value)
     loaded = json.loads(write_summary(tmp_path, rows).read_text())
-    assert loaded[0]["metrics"]["pass@1"] == {"value": None, "low": None, "high": None, "n": 0, "p_value": None}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"problem": "a"}\n{broken\n', "line 2: not JSON"),
-        ('{"query": "a"}\n', "line 1: no text under the key 'problem'; keys: query"),
-        ('{"problem": "a"}\n{"question": "b"}\n', "line 2: no text under the key 'problem'"),
-        ('{"problem": "a", "prompts": "b"}\n', "line 1: rename the key 'prompts'"),
-        ('{"problem": "a", "id": 1}\n{"problem": "b", "id": 1}\n', "line 2: repeats the id '1'"),
-        ("\n", "has no rows"),
-    ],
-)
-def test_unusable_problem_files(tmp_path, content, message):
-    path = tmp_path / "problems.jsonl"
-    path.write_text(content)
-    with pytest.raises(UserError, match=message):
-        load_problems(path)
-
-
-def test_problems_are_read_with_their_columns(tmp_path):
-    path = tmp_path / "problems.jsonl"
-    path.write_text('{"problem": "a", "answer": "1", "id": "x"}\n\n{"problem": "b", "answer": "2"}\n{broken\n')
-    assert load_problems(path, limit=2) == [Problem("x", "a", {"answer": "1"}), Problem("3", "b", {"answer": "2"})]
-    with pytest.raises(UserError, match="does not exist"):
-        load_problems(tmp_path / "nowhere.jsonl")
-
-
-def test_columns_are_found_or_named(tmp_path):
-    path = tmp_path / "problems.jsonl"
-    path.write_text('{"question": "a", "gold": "so 1 + 2.\\n#### 1,003"}\n{"question": "b", "gold": 4}\n')
-    found = load_problems(path, problem_column=None, answer_column="gold")
-    assert [(problem.problem, problem.columns["answer"]) for problem in found] == [("a", "1003"), ("b", "4")]
-    assert load_problems(path, problem_column="gold", limit=1)[0].columns == {"question": "a"}
-    with pytest.raises(EvaluationError, match="line 1: no answer under the key 'answer'; keys: question, gold"):
-        load_problems(path, answer_column="answer")
-
-
-@pytest.mark.parametrize("name", ["gsm8k_test", "math500", "aime2024", "aime2025"])
-def test_rows_of_real_benchmarks_are_read(name):
-    path = Path(__file__).parents[3] / "shared" / "data" / f"{name}.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not here")
-    problems = load_problems(path)
-    assert len(problems) == {"gsm8k_test": 1319, "math500": 500, "aime2024": 30, "aime2025": 30}[name]
-    assert all(problem.problem and problem.columns["answer"] for problem in problems)
-
-
-def test_every_decoding_that_reads_layers_has_the_depth_and_k_asked_for():
-    arms = comparison_arms(["led", "led_reference", "top_k_control"], SAMPLING, depth=3, k=5)
-    assert [(arm.decoding.depth, arm.decoding.k) for arm in arms.values()] == [(3, 5), (3, 5), (8, 5)]
+    assert loaded[0]["metrics"]["pass@1"]["value"] is None
+    assert loaded[0]["metrics"]["pass@1"]["n"] == 0
 
 
 def test_a_failed_start_records_nothing(tmp_path):
