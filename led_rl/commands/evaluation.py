@@ -1,27 +1,24 @@
 """`led-rl evaluate`: compare decodings and checkpoints on benchmarks, as a recipe says."""
 
 import dataclasses
-import importlib.util
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from led_rl.engines.engine import Engine
-from led_rl.engines.engine_processes import EngineProcesses
-from led_rl.evaluation.arms import Arm, parse_arms
+from led_rl.evaluation.arms import comparisons_with, default_comparisons, parse_arms, sweeps
 from led_rl.evaluation.benchmarks import Benchmark, find_benchmark, read_problems, remarks
 from led_rl.evaluation.checkpoints import Model, check_checkpoints, find_checkpoints, identity
+from led_rl.evaluation.engine_building import engine_name, engines
 from led_rl.evaluation.grading import Grading, try_reward
 from led_rl.evaluation.problems import Problem, PromptStyle
 from led_rl.evaluation.recipe import EvaluationRecipe, help_text, load_evaluation
-from led_rl.evaluation.records import EvaluationError, read_manifest
+from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.remarks import remarks as reading_remarks
 from led_rl.evaluation.run import Checkpoint, Plan, Task, evaluate
+from led_rl.evaluation.slopes import slopes, write_slopes
 from led_rl.evaluation.summary import summarise, write_summary
 from led_rl.reporting.console import console_table
 
@@ -53,6 +50,8 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
         name: dataclasses.replace(arm, sampling=dataclasses.replace(arm.sampling, n=recipe.n))
         for name, arm in parse_arms(recipe.arms, defaults).items()
     }
+    comparisons = default_comparisons(arms) if recipe.baselines is None else comparisons_with(recipe.baselines, arms)
+    seeds = tuple(recipe.seeds)  # type: ignore[arg-type]
     style = PromptStyle(recipe.system_prompt, recipe.chat_template_options)
     benchmarks = _benchmarks(recipe)
     problems = {name: read_problems(benchmark, recipe.limit) for name, benchmark in benchmarks.items()}
@@ -65,7 +64,7 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
     for name in benchmarks:
         try_reward(gradings(next(iter(models)), name), problems[name][:2])
     for name, arm in arms.items():
-        samples = recipe.n * len(recipe.seeds)  # type: ignore[arg-type]
+        samples = recipe.n * len(seeds)
         if arm.sampling.temperature == 0 and arm.decoding.is_standard and samples > 1:
             notes.append(
                 f"at temperature 0 the {samples} samples of a problem are equal under arm {name!r}: "
@@ -77,11 +76,12 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
         {label: Checkpoint(model.path, model.tokenizer, identity(model)) for label, model in models.items()},
         {name: Task(problems[name], _about(benchmark)) for name, benchmark in benchmarks.items()},
         arms,
-        tuple(recipe.seeds),  # type: ignore[arg-type]
+        seeds,
         style,
         recipe.schedule,
         recipe.chunk,
-        settings={"n": recipe.n, "engine": _engine_name(recipe), "dtype": recipe.dtype},
+        comparisons=comparisons,
+        settings={"n": recipe.n, "engine": engine_name(recipe), "dtype": recipe.dtype},
         environment=_environment(recipe),
     )
     longest = max(
@@ -90,13 +90,17 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
         for asked in problems.values()
         for problem in asked
     )
-    with _engines(recipe, models, arms, longest) as engine_of:
+    with engines(recipe, models, arms, longest) as engine_of:
         records = evaluate(plan, engine_of, gradings, output, regrade=recipe.regrade)
-    rows = summarise(records, arm_comparisons=[tuple(pair) for pair in read_manifest(output)["comparisons"]])
+    rows = summarise(records, arm_comparisons=comparisons)
     write_summary(output, rows)
+    write_slopes(output, found := slopes(records, sweeps(arms)))
     for name in dict.fromkeys(row.benchmark for row in rows):
         print(f"\n{name}\n" if name else "")
         print(console_table([row for row in rows if row.benchmark == name]))
+    print("")
+    for text in reading_remarks(rows, found, max(arm.sampling.max_tokens for arm in arms.values())):
+        print(f"  - {text}")
     print(f"\nrecords, completions, manifest.json and summary.json: {output}")
 
 
@@ -196,87 +200,6 @@ def _with_usable_golds(problems: list[Problem], benchmark: Benchmark, bad_golds:
         raise EvaluationError(f"{counted}; mend them, or leave these problems out: --bad-golds drop")
     print(f"warning: {counted}: left out", file=sys.stderr)
     return [problem for row, problem in enumerate(problems) if row not in bad]
-
-
-def _engine_name(recipe: EvaluationRecipe) -> str:
-    if recipe.engine == "auto":
-        return "vllm" if importlib.util.find_spec("vllm") else "transformers"
-    return recipe.engine
-
-
-@contextmanager
-def _engines(
-    recipe: EvaluationRecipe, models: dict[str, Model], arms: dict[str, Arm], longest_prompt: int
-) -> Iterator[Callable[[str], Engine]]:
-    """A function from a checkpoint's label to an engine with its weights; it rebuilds the engine where it must."""
-    running: tuple[Model, Engine] | None = None
-    with TemporaryDirectory(prefix="led-rl-merged-") as merged:
-
-        def engine_of(label: str) -> Engine:
-            nonlocal running
-            model = models[label]
-            path = model.merged_into(Path(merged) / str(list(models).index(label)))
-            if running is not None and recipe.tensor_parallel_size == 1 and model.fits_engine_of(running[0]):
-                running[1].load_weights(path)
-                return running[1]
-            if running is not None:
-                running[1].close()
-                running = None
-            engine = _engine(recipe, path, arms, longest_prompt)
-            running = (model, engine)
-            return engine
-
-        try:
-            yield engine_of
-        finally:
-            if running is not None:
-                running[1].close()
-
-
-def _engine(recipe: EvaluationRecipe, path: str, arms: dict[str, Arm], longest_prompt: int) -> Engine:
-    """An engine for a checkpoint. vLLM runs in a process of its own, so that it frees its memory when it ends."""
-    name = _engine_name(recipe)
-    if name == "vllm":
-        build = partial(_vllm, path, _vllm_options(recipe, arms, longest_prompt))
-        return EngineProcesses(build, recipe.data_parallel, recipe.tensor_parallel_size)
-    build = partial(_transformers, path, recipe.max_num_seqs)
-    return build() if recipe.data_parallel == 1 else EngineProcesses(build, recipe.data_parallel)
-
-
-def _vllm_options(recipe: EvaluationRecipe, arms: dict[str, Arm], longest_prompt: int) -> dict[str, Any]:
-    from led_rl.engines.environment import has_gpu
-    from led_rl.sampler.capture_options import MAX_K
-
-    decodings = [arm.decoding for arm in arms.values()]
-    explicit = {layer for decoding in decodings for layer in decoding.latent_layers or ()}
-    depth = max((d.depth if d.reads_latents else 1 for d in decodings if not d.is_standard), default=0)
-    options: dict[str, Any] = {
-        "depth": depth,
-        "latent_layers": tuple(sorted(explicit, reverse=True)) or None,
-        "max_k": max(MAX_K, *(decoding.k for decoding in decodings)),
-        "max_model_len": longest_prompt + max(arm.sampling.max_tokens for arm in arms.values()),
-        "max_num_seqs": recipe.max_num_seqs,
-        "explored": True,
-    }
-    if recipe.dtype is not None:
-        options["dtype"] = recipe.dtype
-    if recipe.tensor_parallel_size > 1:
-        options["tensor_parallel_size"] = recipe.tensor_parallel_size
-    if not has_gpu():  # vLLM on CPU ends on a seeded request whose prompt is prefilled in chunks
-        options["enable_chunked_prefill"] = False
-    return options | recipe.engine_arguments
-
-
-def _vllm(path: str, options: dict[str, Any]) -> Engine:
-    from led_rl.engines.vllm_engine import VLLMEngine
-
-    return VLLMEngine(path, **options)
-
-
-def _transformers(path: str, max_num_seqs: int) -> Engine:
-    from led_rl.engines.transformers_engine import TransformersEngine
-
-    return TransformersEngine(path, max_num_seqs=max_num_seqs)
 
 
 def _environment(recipe: EvaluationRecipe) -> dict[str, Any]:

@@ -57,6 +57,14 @@ def default_comparisons(arms: Mapping[str, Arm]) -> list[tuple[str, str]]:
     ]
 
 
+def comparisons_with(baselines: Sequence[str], arms: Mapping[str, Arm]) -> list[tuple[str, str]]:
+    """(arm, baseline): every arm with every baseline, each pair once."""
+    if unknown := [name for name in baselines if name not in arms]:
+        raise EvaluationError(f"baselines: no arm is called {unknown[0]!r}; arms: {', '.join(arms)}")
+    rank = {name: place for place, name in enumerate(baselines)}
+    return [(a, b) for a in arms for b in baselines if a != b and rank.get(a, -1) < rank[b]]
+
+
 def sweeps(arms: Mapping[str, Arm]) -> dict[str, dict[str, float]]:
     """Arms that differ in their temperature alone: what they share -> {arm: temperature}; two or more each."""
     groups: dict[tuple[Any, ...], dict[str, float]] = {}
@@ -125,14 +133,13 @@ def _arm(given: dict[str, Any], defaults: Mapping[str, Any]) -> tuple[str, Arm]:
         raise EvaluationError(f"arm {name!r}: {error}{allowed}") from error
     if params.is_standard and options:
         raise EvaluationError(f"arm {name!r}: standard decoding has no {', '.join(options)}")
-    sampling = {key: given.get(key, defaults[key]) for key in SAMPLING_KEYS}
+    sampling: dict[str, Any] = {key: given.get(key, defaults[key]) for key in SAMPLING_KEYS}
     for key, value in sampling.items():
         check_sampling(f"arm {name!r}: {key}", key, value)
-    return name, Arm(params, Sampling(**{key: _number(key, value) for key, value in sampling.items()}))
-
-
-def _number(key: str, value: Any) -> float | int:
-    return int(value) if key in ("top_k", "max_tokens") else float(value)
+    numbers: dict[str, Any] = {
+        key: value if key in ("top_k", "max_tokens") else float(value) for key, value in sampling.items()
+    }
+    return name, Arm(params, Sampling(**numbers))
 
 
 def check_sampling(where: str, key: str, value: Any) -> None:

@@ -189,7 +189,7 @@ def _base_of(label: str, folder: Path) -> str:
 def _check_lengths(
     label: str, model: Model, problems: Mapping[str, Sequence[Problem]], arms: Mapping[str, Arm], style: PromptStyle
 ) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context: int = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
     new = max(arm.sampling.max_tokens for arm in arms.values())
     for benchmark, asked in problems.items():
         for problem in asked if context else ():

@@ -9,8 +9,9 @@ Bootstrap intervals are percentile intervals with tails widened to Student's t (
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,8 +19,10 @@ from scipy import stats
 
 LEVEL = 0.95
 Z95 = 1.96  # standard errors on either side of a mean
+DETECTABLE = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))  # standard errors: level 5 %, power 80 %
 RESAMPLES = 4000
-FEW_UNITS = 8
+FEW_UNITS, MANY_UNITS = 8, 200
+SMALL_P, FLIPS = 0.02, 100_000
 Floats = NDArray[np.float64]
 _BLOCK = 1 << 22  # resampled numbers held at once
 
@@ -32,7 +35,10 @@ class Estimate:
     low: float
     high: float
     n: int
-    p_value: float | None = None  # differences only: two-sided, of "no difference"
+    # of differences only:
+    p_value: float | None = None  # two-sided, of "no difference"
+    p_holm: float | None = None  # the same, corrected for everything that is shown beside it
+    detectable: float | None = None  # the smallest true difference that so many units show with a power of 80 %
 
 
 UNKNOWN = Estimate(math.nan, math.nan, math.nan, 0)
@@ -131,7 +137,55 @@ def paired_difference(
         estimate = Estimate(estimate.value, estimate.value - slack, estimate.value + slack, estimate.n)
     if bound is not None:
         estimate = _clip(estimate, -bound, bound)
-    return replace(estimate, p_value=sign_flip_test(differences[:, 0], resamples=resamples, seed=seed))
+    p_value = sign_flip_test(differences[:, 0], resamples=resamples, seed=seed)
+    return replace(estimate, p_value=p_value, detectable=_detectable([differences[:, 0]]))
+
+
+def mean_of_means(strata: Sequence[ArrayLike], *, difference: bool = False, seed: int = 0) -> Estimate:
+    """Unweighted mean of the means of several sets of units (benchmarks), each resampled by itself.
+
+    Args:
+        strata: values of each set's units; NaN units are left out.
+        difference: the values are paired differences: adds the sign-flip test's p-value.
+    """
+    columns = [_rows(values)[:, 0] for values in strata]
+    if not columns or any(len(column) < 2 for column in columns):
+        return UNKNOWN
+    n, value = sum(map(len, columns)), float(np.mean([column.mean() for column in columns]))
+    deviations = np.zeros(RESAMPLES)
+    for i, column in enumerate(columns):
+        size, around = len(column), column - column.mean()
+        deviations += math.sqrt(size / (size - 1)) * (_weights(size, RESAMPLES, seed + i) @ around)
+    deviations /= len(columns)
+    quantile = stats.t.ppf((1 + LEVEL) / 2, n - len(columns))
+    tail = stats.norm.cdf(-quantile)
+    low, high = np.quantile(deviations, (tail, 1 - tail))
+    estimate = Estimate(value, value + float(low), value + float(high), n)
+    if not difference:
+        return estimate
+    weighted = np.concatenate([column / len(column) for column in columns])
+    return replace(estimate, p_value=sign_flip_test(weighted, seed=seed), detectable=_detectable(columns))
+
+
+def _detectable(columns: Sequence[Floats]) -> float:
+    """The smallest mean (of means) of differences that a two-sided test at 5 % shows with a power of 80 %."""
+    if any(len(column) < 2 for column in columns):
+        return math.nan
+    variance = sum(float(column.var(ddof=1)) / len(column) for column in columns) / len(columns) ** 2
+    return DETECTABLE * math.sqrt(variance)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected so that the chance of any false difference among them all stays below the level.
+
+    S. Holm, "A simple sequentially rejective multiple test procedure", 1979. NaN stays NaN and does not count.
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    corrected, largest = [math.nan] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        corrected[i] = largest
+    return corrected
 
 
 def ratio_difference(
@@ -153,7 +207,9 @@ def ratio_difference(
 def sign_flip_test(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
     """Two-sided p-value of "the differences are symmetric about 0", by flipping their signs.
 
-    Exact where all sign patterns are fewer than `resamples`, else sampled and never 0. NaN without differences.
+    Exact where all sign patterns are fewer than `resamples`, else sampled. Small p-values, which a correction for many
+    comparisons needs exactly, are sampled anew and more often; from 200 differences on they are the normal
+    approximation's. NaN without differences.
     """
     d = _rows(differences)[:, 0]
     if not d.size:
@@ -169,7 +225,14 @@ def sign_flip_test(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: 
         batch=max(1, _BLOCK // d.size),
         rng=np.random.default_rng(seed),
     )
-    return float(test.pvalue)
+    p_value = float(test.pvalue)
+    if p_value > SMALL_P or 2**d.size <= resamples:
+        return p_value
+    if d.size >= MANY_UNITS:
+        return float(2 * stats.norm.sf(abs(d.sum()) / math.sqrt((d * d).sum())))
+    flips = np.unpackbits(np.random.default_rng(seed + 1).integers(0, 256, (FLIPS, -(-d.size // 8)), np.uint8), axis=1)
+    sums = d.sum() - 2 * (flips[:, : d.size].astype(np.float32) @ d.astype(np.float32))
+    return float((1 + (np.abs(sums) >= abs(d.sum()) * (1 - 1e-6)).sum()) / (FLIPS + 1))
 
 
 def _bootstrap(
@@ -182,18 +245,20 @@ def _bootstrap(
     value = float(statistic(rows.mean(axis=0)))
     if n == 1:
         return Estimate(value, math.nan, math.nan, 1)
-    generator = np.random.default_rng(seed)
-    replicates = []
-    for block in _blocks(resamples, n * rows.shape[1]):
-        index = generator.integers(0, n, (block, n))  # (resamples, n)
-        replicates.append(statistic(rows[index].mean(axis=1)))
+    replicates = statistic(_weights(n, resamples, seed) @ rows)  # (resamples,)
     deviations = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1)
     if n < FEW_UNITS:
-        half = deviations * np.concatenate(replicates).std()
+        half = deviations * replicates.std()
         return Estimate(value, value - half, value + half, n)
     tail = stats.norm.cdf(-deviations)
-    low, high = np.quantile(np.concatenate(replicates), (tail, 1 - tail))
+    low, high = np.quantile(replicates, (tail, 1 - tail))
     return Estimate(value, float(low), float(high), n)
+
+
+@lru_cache(maxsize=4)
+def _weights(n: int, resamples: int, seed: int) -> Floats:
+    """(resamples, n) share of each unit in each resample with replacement; the same for every figure of n units."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples) / n
 
 
 def _clip(estimate: Estimate, least: float, most: float) -> Estimate:
@@ -211,12 +276,6 @@ def _rows(*columns: ArrayLike) -> Floats:
     return rows[~np.isnan(rows).any(axis=1)]
 
 
-def _blocks(resamples: int, numbers_per_resample: int) -> list[int]:
-    """Sizes that add up to `resamples` and keep a block's memory bounded."""
-    size = max(1, min(resamples, _BLOCK // max(1, numbers_per_resample)))
-    return [size] * (resamples // size) + [resamples % size] * (resamples % size > 0)
-
-
 def _first(means: Floats) -> Floats:
     return means[..., 0]
 
@@ -226,6 +285,9 @@ def _ratio(means: Floats) -> Floats:
 
 
 def shows_difference(estimate: Estimate, level: float = 0.05) -> bool:
-    """Whether the interval lies on one side of 0 and the test, where there is one, agrees (p < `level`)."""
-    p = estimate.p_value
+    """Whether the interval lies on one side of 0 and the test, where there is one, agrees (p < `level`).
+
+    The p-value is the corrected one where the estimate has it.
+    """
+    p = estimate.p_value if estimate.p_holm is None else estimate.p_holm
     return (estimate.low > 0 or estimate.high < 0) and (p is None or math.isnan(p) or p < level)

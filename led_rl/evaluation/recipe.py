@@ -42,6 +42,9 @@ class EvaluationRecipe:
         ["standard", "top_k_control", "led"],
         "Each `DECODING key value ...` or a mapping: temperature, top_p, top_k, min_p, max_tokens and LED's options.",
     )
+    baselines: list[str] | None = _key(
+        None, "Arms that every other is compared with; default: standard and top_k_control of the same temperature."
+    )
     n: int = _key(16, "Samples of a problem, under each seed.")
     seeds: list[int] | int = _key([0], "Each gives n samples.")
     temperature: float = _key(1.0, "Of arms that name none.")

@@ -59,6 +59,7 @@ class Plan:
     Attributes:
         chunk_size: problems of a block: the unit whose times are compared. By default 32, or as many as make 8 blocks.
         keep: samples per problem whose token ids are recorded with the verdicts (for layer_entropy.py).
+        comparisons: (arm, baseline) pairs to compare; by default every arm with the baselines of its temperature.
         settings: further settings to record and to insist on.
         environment: versions and machine; recorded, not insisted on.
     """
@@ -71,6 +72,7 @@ class Plan:
     schedule: str = "blocks"
     chunk_size: int | None = None
     keep: int = 1
+    comparisons: Sequence[tuple[str, str]] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 
@@ -98,7 +100,7 @@ class Plan:
                 for name, task in self.tasks.items()
             },
             "checkpoints": {label: {"path": c.path, **c.identity} for label, c in self.checkpoints.items()},
-            "comparisons": default_comparisons(self.arms),
+            "comparisons": default_comparisons(self.arms) if self.comparisons is None else list(self.comparisons),
             "environment": dict(self.environment),
         }
 

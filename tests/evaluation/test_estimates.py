@@ -11,7 +11,9 @@ from scipy import stats
 
 from led_rl.evaluation.estimates import (
     Estimate,
+    holm,
     mean_interval,
+    mean_of_means,
     paired_difference,
     pass_at_k,
     proportion_interval,
@@ -245,3 +247,49 @@ def test_unequal_lengths_and_rates_outside_the_unit_interval_are_errors():
 )
 def test_a_difference_is_shown_where_interval_and_test_agree(low, high, p_value, shown):
     assert shows_difference(Estimate(5.0, low, high, 64, p_value)) is shown
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, math.nan, 0.005]) == pytest.approx([0.03, 0.06, 0.06, math.nan, 0.02], nan_ok=True)
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(("n", "mean", "scale"), [(60, 0.45, 0.9), (400, 0.5, 2.0)])
+def test_small_p_values_agree_with_the_t_test(n, mean, scale):
+    differences = np.random.default_rng(n).normal(mean, scale, n)
+    expected = stats.ttest_1samp(differences, 0).pvalue
+    assert expected < 0.01
+    assert sign_flip_test(differences) == pytest.approx(expected, rel=0.5, abs=2e-5)
+
+
+def test_a_small_p_value_agrees_with_all_sign_patterns():
+    differences = np.random.default_rng(12).normal(0.9, 0.9, 12)
+    signs = np.array(list(itertools.product([1, -1], repeat=12)))
+    exact = (np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9).mean()
+    assert exact < 0.02
+    assert sign_flip_test(differences) == pytest.approx(exact, abs=4 * math.sqrt(exact / 100_000))
+
+
+def test_the_smallest_detectable_difference_is_detected_four_times_in_five():
+    generator, n, shown = np.random.default_rng(0), 100, 0
+    for _ in range(100):
+        noise = generator.normal(0, 1, n)
+        effect = paired_difference(noise, np.zeros(n)).detectable
+        shown += stats.ttest_1samp(noise + effect, 0).pvalue < 0.05
+    assert shown / 100 == pytest.approx(0.8, abs=0.12)  # three standard errors
+
+
+def test_a_mean_of_means_weighs_sets_not_units():
+    a, b = np.random.default_rng(1).normal(1, 1, 400), np.random.default_rng(2).normal(3, 2, 50)
+    estimate = mean_of_means([a, [*b, math.nan]])
+    assert estimate.value == pytest.approx((a.mean() + b.mean()) / 2)
+    assert estimate.n == 450
+    half = stats.norm.ppf(0.975) * math.sqrt(a.var(ddof=1) / 400 + b.var(ddof=1) / 50) / 2
+    assert (estimate.low, estimate.high) == pytest.approx(
+        (estimate.value - half, estimate.value + half), abs=0.1 * half
+    )
+    difference = mean_of_means([a, b], difference=True)
+    assert difference.p_value < 1e-4
+    assert difference.detectable == pytest.approx(half / stats.norm.ppf(0.975) * 2.8016, rel=1e-3)
+    assert math.isnan(mean_of_means([a, [1.0]]).value)

@@ -1,0 +1,96 @@
+"""The engine that an evaluation's recipe asks for, built for each checkpoint that the running one cannot take."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from led_rl.engines.engine import Engine
+from led_rl.engines.engine_processes import EngineProcesses
+from led_rl.engines.environment import has_gpu
+from led_rl.evaluation.arms import Arm
+from led_rl.evaluation.checkpoints import Model
+from led_rl.evaluation.recipe import EvaluationRecipe
+from led_rl.sampler.capture_options import MAX_K
+
+
+def engine_name(recipe: EvaluationRecipe) -> str:
+    if recipe.engine == "auto":
+        return "vllm" if importlib.util.find_spec("vllm") else "transformers"
+    return recipe.engine
+
+
+@contextmanager
+def engines(
+    recipe: EvaluationRecipe, models: dict[str, Model], arms: dict[str, Arm], longest_prompt: int
+) -> Iterator[Callable[[str], Engine]]:
+    """A function from a checkpoint's label to an engine with its weights; it rebuilds the engine where it must."""
+    running: tuple[Model, Engine] | None = None
+    with TemporaryDirectory(prefix="led-rl-merged-") as merged:
+
+        def engine_of(label: str) -> Engine:
+            nonlocal running
+            model = models[label]
+            path = model.merged_into(Path(merged) / str(list(models).index(label)))
+            if running is not None and recipe.tensor_parallel_size == 1 and model.fits_engine_of(running[0]):
+                running[1].load_weights(path)
+                return running[1]
+            if running is not None:
+                running[1].close()
+                running = None
+            engine = _engine(recipe, model, path, arms, longest_prompt)
+            running = (model, engine)
+            return engine
+
+        try:
+            yield engine_of
+        finally:
+            if running is not None:
+                running[1].close()
+
+
+def _engine(recipe: EvaluationRecipe, model: Model, path: str, arms: dict[str, Arm], longest_prompt: int) -> Engine:
+    """An engine for a checkpoint. vLLM runs in a process of its own, so that it frees its memory when it ends."""
+    if engine_name(recipe) == "vllm":
+        layers = model.config.get_text_config().num_hidden_layers
+        build = partial(_vllm, path, _vllm_options(recipe, layers, arms, longest_prompt))
+        return EngineProcesses(build, recipe.data_parallel, recipe.tensor_parallel_size)
+    build = partial(_transformers, path, recipe.max_num_seqs)
+    return build() if recipe.data_parallel == 1 else EngineProcesses(build, recipe.data_parallel)
+
+
+def _vllm_options(recipe: EvaluationRecipe, layers: int, arms: dict[str, Arm], longest_prompt: int) -> dict[str, Any]:
+    decodings = [arm.decoding for arm in arms.values()]
+    read = {layer for decoding in decodings for layer in decoding.layers(layers)}
+    depth = 0 if all(decoding.is_standard for decoding in decodings) else layers + 1 - min(read, default=layers)
+    from_the_top = read == set(range(layers + 1 - depth, layers))
+    options: dict[str, Any] = {
+        "depth": depth,  # 1: LED's sampler without latent layers
+        "latent_layers": None if from_the_top else tuple(sorted(read, reverse=True)),
+        "max_k": max(MAX_K, *(decoding.k for decoding in decodings)),
+        "max_model_len": longest_prompt + max(arm.sampling.max_tokens for arm in arms.values()),
+        "max_num_seqs": recipe.max_num_seqs,
+        "explored": True,
+    }
+    if recipe.dtype is not None:
+        options["dtype"] = recipe.dtype
+    if recipe.tensor_parallel_size > 1:
+        options["tensor_parallel_size"] = recipe.tensor_parallel_size
+    if not has_gpu():  # vLLM on CPU ends on a seeded request whose prompt is prefilled in chunks
+        options["enable_chunked_prefill"] = False
+    return options | recipe.engine_arguments
+
+
+def _vllm(path: str, options: dict[str, Any]) -> Engine:
+    from led_rl.engines.vllm_engine import VLLMEngine
+
+    return VLLMEngine(path, **options)
+
+
+def _transformers(path: str, max_num_seqs: int) -> Engine:
+    from led_rl.engines.transformers_engine import TransformersEngine
+
+    return TransformersEngine(path, max_num_seqs=max_num_seqs)
