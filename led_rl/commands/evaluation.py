@@ -51,7 +51,7 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
         for name, arm in parse_arms(recipe.arms, defaults).items()
     }
     comparisons = default_comparisons(arms) if recipe.baselines is None else comparisons_with(recipe.baselines, arms)
-    seeds = tuple(recipe.seeds)  # type: ignore[arg-type]
+    seeds = recipe.all_seeds
     style = PromptStyle(recipe.system_prompt, recipe.chat_template_options)
     benchmarks = _benchmarks(recipe)
     problems = {name: read_problems(benchmark, recipe.limit) for name, benchmark in benchmarks.items()}

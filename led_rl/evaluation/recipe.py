@@ -101,6 +101,15 @@ class EvaluationRecipe:
         if self.enable_thinking is not None:
             self.chat_template_options = {**self.chat_template_options, "enable_thinking": self.enable_thinking}
 
+    def shown(self) -> dict[str, Any]:
+        """The keys that say what is compared, for a report."""
+        keys = ("benchmarks", "arms", "n", "temperature", "max_tokens", "depth", "k", "limit")
+        return {key: getattr(self, key) for key in keys}
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        return (self.seeds,) if isinstance(self.seeds, int) else tuple(self.seeds)
+
     @property
     def arm_defaults(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in (*SAMPLING_KEYS, "depth", "k")}

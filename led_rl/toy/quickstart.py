@@ -16,7 +16,8 @@ from typing import Any
 
 from led_rl.engines.environment import set_cpu_environment
 
-DEPTH, K, TEMPERATURE, SAMPLES = 4, 8, 1.0, 16
+EVALUATION = "recipes/evaluate_quickstart.yaml"
+TEMPERATURE = 1.0  # of the recipes
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Size:
     folder: Path
     warmup_steps: int
     train_overrides: tuple[str, ...]
-    problems: int
-    chunk: int
+    problems: int = 0  # of the evaluation, where its recipe does not say
+    chunk: int = 0
 
 
-FULL = Size(Path("runs/quickstart"), 1200, (), 64, 8)
+FULL = Size(Path("runs/quickstart"), 1200, ())
 SMOKE = Size(Path("runs/smoke"), 120, ("--max_steps", "2", "--save_steps", "2"), 8, 4)
 
 
@@ -69,7 +70,6 @@ def commands(size: Size) -> dict[str, list[str]]:
         paths = ["--model_name_or_path", base, "--dataset", f"{base}/train.jsonl", "--output_dir", trained(size, name)]
         return [*paths, *size.train_overrides]
 
-    models = [f"base={base}", *(f"{name}-trained={trained(size, name)}" for name in ("standard", "led"))]
     return {
         "warm-up: a small reasoning model from scratch, by supervised learning": [
             *(sys.executable, "-m", "led_rl.toy.warmup", base, "--steps", str(size.warmup_steps))
@@ -77,12 +77,19 @@ def commands(size: Size) -> dict[str, list[str]]:
         "GRPO, thinking tokens sampled by LED": [*train, "recipes/quickstart_led.yaml", *overrides("led")],
         "GRPO, standard sampling": [*train, "recipes/quickstart_standard.yaml", *overrides("standard")],
         "evaluation: three checkpoints x three decodings, held-out problems": [
-            *(str(tools / "led-rl"), "evaluate", "--model", *models, "--data", f"{base}/test.jsonl"),
-            *("--reward", "countdown", "--output", str(size.folder / "evaluation"), "--n", str(SAMPLES)),
-            *("--temperature", str(TEMPERATURE), "--depth", str(DEPTH), "--k", str(K), "--max-tokens", "136"),
-            *("--limit", str(size.problems), "--chunk", str(size.chunk)),
+            *(str(tools / "led-rl"), "evaluate", EVALUATION, *evaluation_overrides(size))
         ],
     }
+
+
+def evaluation_overrides(size: Size) -> list[str]:
+    """What the smoke size changes in the evaluation's recipe."""
+    if size is FULL:
+        return []
+    base = str(size.folder / "base")
+    models = [f"base={base}", *(f"{name}-trained={trained(size, name)}" for name in ("standard", "led"))]
+    sizes = ["--limit", str(size.problems), "--chunk", str(size.chunk), "--output", str(size.folder / "evaluation")]
+    return ["--checkpoints", *models, "--benchmarks", f"countdown={base}/test.jsonl", *sizes]
 
 
 def trained(size: Size, name: str) -> str:
@@ -97,6 +104,7 @@ def shown(command: Sequence[str]) -> list[str]:
 
 def write(size: Size) -> None:
     """The HTML report beside its figures, and where everything lies."""
+    from led_rl.evaluation.recipe import load_evaluation
     from led_rl.evaluation.records import read_records
     from led_rl.evaluation.summary import summarise
     from led_rl.reporting.content import Report
@@ -123,13 +131,7 @@ def write(size: Size) -> None:
         settings={
             "warm-up": warmup["settings"] | {"seconds": warmup["seconds"]},
             "GRPO (the standard run differs in `decoding`)": recipe,
-            "evaluation": {
-                "problems": size.problems,
-                "samples": SAMPLES,
-                "temperature": TEMPERATURE,
-                "depth": DEPTH,
-                "k": K,
-            },
+            "evaluation": load_evaluation([EVALUATION, *evaluation_overrides(size)]).shown(),
         },
         locations=locations,
         rollouts_per_step=recipe["per_device_train_batch_size"],
