@@ -55,7 +55,7 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
     style = PromptStyle(recipe.system_prompt, recipe.chat_template_options)
     benchmarks = _benchmarks(recipe)
     problems = {name: read_problems(benchmark, recipe.limit) for name, benchmark in benchmarks.items()}
-    models = check_checkpoints(find_checkpoints(recipe.checkpoints), problems, arms, style)  # type: ignore[arg-type]
+    models = check_checkpoints(find_checkpoints(recipe.checkpoints), problems, arms, style)
     notes = []
     for name, benchmark in benchmarks.items():
         problems[name] = _with_usable_golds(problems[name], benchmark, recipe.bad_golds)

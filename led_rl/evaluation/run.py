@@ -30,6 +30,7 @@ from led_rl.evaluation.records import (
     open_records,
     read_records,
 )
+from led_rl.terminal.progress_bar import progress_bar
 
 FORMAT = 2
 SCHEDULES = ("blocks", "throughput")
