@@ -36,8 +36,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "whether LED works on this machine, with a model, or on a running server",
     ),
     "benchmark-grader": (
-        "rewards.grader.benchmark:main",
-        "accuracy, speed and safety of the grader, beside math-verify",
+        "led_rl.commands.grader_benchmark:main",
+        "accuracy, speed and safety of the grader, beside math-verify, sympy and harnesses",
     ),
 }
 RUN_MODELS = ("evaluate", "benchmark", "benchmark-trainer", "benchmark-loss", "plan", "doctor")

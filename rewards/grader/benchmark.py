@@ -1,29 +1,27 @@
-"""`led-rl benchmark-grader`: accuracy, time and safety of math_answer, beside math-verify called as TRL calls it."""
+"""Accuracy, time and safety of graders on cases with known verdicts: what `led-rl benchmark-grader` measures."""
 
-import argparse
 import json
 import math
 import os
 import random
 import resource
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rewards.grader.hostile_answers import HOSTILE
 from rewards.grader.workers.pool import WorkerPool
 
 CASES = Path(__file__).resolve().parents[2] / "tests" / "rewards" / "cases"
 HOSTILE_SHARE = 0.03
-LIBRARY_LIMIT = 15.0  # seconds: above the library's own time-outs of 10 s for parsing and 5 s for comparing
+HOSTILE_KIND = "hostile"
+Result = tuple[bool | None, float]  # a verdict, None for a gold that the grader cannot read, and seconds
 
 
 @dataclass(frozen=True)
 class Case:
-    """`correct` is None for a hostile answer: it only has to end, and to earn nothing."""
+    """`correct` is None for an unusable gold. A hostile answer only has to end, and to earn nothing."""
 
     gold: str
     prediction: str
@@ -31,46 +29,40 @@ class Case:
     kind: str
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; the exit status is 1 when a measure is missed."""
-    if arguments and list(arguments) == ["--library-worker"]:
-        return _library_worker()
-    parser = argparse.ArgumentParser("led-rl benchmark-grader", description=__doc__)
-    parser.add_argument(
-        "--cases", type=Path, default=CASES, help="folder of JSONL files {gold, prediction, correct, kind}"
-    )
-    parser.add_argument("--limit", type=int, help="ordinary cases to draw (default: all)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--library", action=argparse.BooleanOptionalAction, default=True, help="also run math-verify")
-    parser.add_argument("--answers", type=int, default=0, help="leak check over this many answers")
-    options = parser.parse_args(arguments)
-    ordinary = load_cases(options.cases)
-    if options.limit:
-        ordinary = random.Random(options.seed).sample(ordinary, min(options.limit, len(ordinary)))
-    mixed = mix_in_hostile(ordinary, options.seed)
-    passed = True
-    print(
-        f"{len(ordinary)} ordinary and {len(mixed) - len(ordinary)} hostile answers, one worker, one answer at a time"
-    )
-    results = measure(mixed, WorkerPool(1))
-    passed &= report("math_answer", mixed, results)
-    if options.library:
-        command = [sys.executable, "-m", "rewards.grader.benchmark", "--library-worker"]
-        report("math-verify, as TRL", mixed, measure(mixed, WorkerPool(1, LIBRARY_LIMIT, command=command)))
-    if options.answers:
-        passed &= leak_check(mixed, options.answers)
-    return 0 if passed else 1
+def load_cases(path: Path) -> list[Case]:
+    """The rows {gold, prediction, correct (or want), kind} of a JSONL file, or of the files of a folder.
 
-
-def load_cases(folder: Path) -> list[Case]:
-    """Every row of the JSONL files in a folder, or of one file."""
+    A folder's files of other rewards are left out. Raises ValueError that names the file and the line.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
     others = ("choice_letter", "unboxed_")  # cases of choice_letter, and of answers without a box
-    files = sorted(file for file in folder.glob("*.jsonl") if not file.stem.startswith(others))
-    files = files if folder.is_dir() else [folder]
-    rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    if not rows:
-        raise SystemExit(f"no cases in {folder}")
-    return [Case(row["gold"], row["prediction"], row["correct"], row["kind"]) for row in rows]
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    cases = []
+    for file in files:
+        if path.is_dir() and file.stem.startswith(others):
+            continue
+        for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                verdict = row["correct"] if "correct" in row else row["want"]
+                case = Case(row["gold"], row["prediction"], verdict, row.get("kind", file.stem))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{file}, line {number}: no case {{gold, prediction, correct}}: {error!r}") from error
+            if (
+                verdict not in (True, False, None)
+                or not isinstance(case.gold, str)
+                or not isinstance(case.prediction, str)
+            ):
+                raise ValueError(
+                    f"{file}, line {number}: gold and prediction are texts, correct is true, false or null"
+                )
+            cases.append(case)
+    if not cases:
+        raise ValueError(f"no cases in {path}")
+    return cases
 
 
 def mix_in_hostile(ordinary: list[Case], seed: int = 0, share: float = HOSTILE_SHARE) -> list[Case]:
@@ -78,7 +70,7 @@ def mix_in_hostile(ordinary: list[Case], seed: int = 0, share: float = HOSTILE_S
     draw = random.Random(seed)
     count = max(1, round(len(ordinary) * share / (1 - share)))
     hostile = [
-        Case(draw.choice(ordinary).gold, f"\\boxed{{{answer}}}", None, "hostile")
+        Case(draw.choice(ordinary).gold, f"\\boxed{{{answer}}}", None, HOSTILE_KIND)
         for answer in (HOSTILE * (count // len(HOSTILE) + 1))[:count]
     ]
     mixed = [*ordinary, *hostile]
@@ -86,8 +78,8 @@ def mix_in_hostile(ordinary: list[Case], seed: int = 0, share: float = HOSTILE_S
     return mixed
 
 
-def measure(cases: Iterable[Case], pool: WorkerPool) -> list[tuple[bool | None, float]]:
-    """Verdict and wall-clock seconds of each case, one after the other."""
+def measure(cases: Iterable[Case], pool: WorkerPool) -> list[Result]:
+    """Verdict and wall-clock seconds of each case, one after the other; closes the pool."""
     results = []
     for case in cases:
         start = time.perf_counter()
@@ -97,23 +89,51 @@ def measure(cases: Iterable[Case], pool: WorkerPool) -> list[tuple[bool | None, 
     return results
 
 
-def report(name: str, cases: list[Case], results: list[tuple[bool | None, float]]) -> bool:
-    """Prints one block of figures; returns whether the measures are reached."""
+@dataclass(frozen=True)
+class Figures:
+    """What one grader reached. A verdict is right if it rewards the right answers alone: None rewards nothing."""
+
+    cases: int
+    right: int
+    false_positives: int
+    false_negatives: int
+    p50: float  # seconds, of ordinary answers
+    p99: float  # seconds, with hostile ones
+    slowest_hostile: float  # seconds
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.cases
+
+    @property
+    def passed(self) -> bool:
+        """Whether the measures of math_answer are reached."""
+        fast = self.p50 <= 0.005 and self.p99 <= 0.3 and self.slowest_hostile <= 1.0
+        return self.accuracy >= 0.99 and not self.false_positives and fast
+
+
+def figures(cases: Sequence[Case], results: Sequence[Result]) -> Figures:
+    """The figures of one grader's results."""
     judged = [(case, verdict, seconds) for case, (verdict, seconds) in zip(cases, results, strict=True)]
-    ordinary = [entry for entry in judged if entry[0].correct is not None]
-    false_positives = [case for case, verdict, _ in ordinary if verdict and not case.correct]
-    false_negatives = [case for case, verdict, _ in ordinary if not verdict and case.correct]
-    hostile = [seconds for case, _, seconds in judged if case.correct is None]
-    accuracy = 1 - (len(false_positives) + len(false_negatives)) / len(ordinary)
+    ordinary = [entry for entry in judged if entry[0].kind != HOSTILE_KIND]
     usual, everything = [seconds for _, _, seconds in ordinary], [seconds for _, _, seconds in judged]
-    p50, p99 = quantile(usual, 0.5), quantile(everything, 0.99)
-    print(f"{name}:")
-    print(f"  accuracy {accuracy:.4f} (n = {len(ordinary)}), {len(false_positives)} false positives, "
-          f"{len(false_negatives)} false negatives")  # fmt: skip
-    print(f"  ordinary: p50 {p50 * 1e3:.2f} ms, p99 {quantile(usual, 0.99) * 1e3:.1f} ms")
-    print(f"  with hostile ones: p50 {quantile(everything, 0.5) * 1e3:.2f} ms, p99 {p99 * 1e3:.1f} ms")
-    print(f"  slowest hostile {max(hostile):.2f} s; all together {sum(everything):.1f} s")
-    return accuracy >= 0.99 and not false_positives and p50 <= 0.005 and p99 <= 0.3 and max(hostile) <= 1.0
+    return Figures(
+        cases=len(ordinary),
+        right=sum((verdict is True) is (case.correct is True) for case, verdict, _ in ordinary),
+        false_positives=sum(verdict is True and case.correct is not True for case, verdict, _ in ordinary),
+        false_negatives=sum(verdict is not True and case.correct is True for case, verdict, _ in ordinary),
+        p50=quantile(usual, 0.5),
+        p99=quantile(everything, 0.99),
+        slowest_hostile=max((seconds for case, _, seconds in judged if case.kind == HOSTILE_KIND), default=0.0),
+    )
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion (Wilson 1927)."""
+    z, share = 1.959964, successes / trials
+    middle, spread = share + z * z / (2 * trials), z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    scale = 1 + z * z / trials
+    return (middle - spread) / scale, (middle + spread) / scale
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -167,32 +187,3 @@ def _resident(pid: int) -> int:
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
-
-
-def _library_worker() -> int:
-    """Answers the pool's jobs with math-verify called as TRL's accuracy_reward does, the gold parsed as it stands."""
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    extraction = LatexExtractionConfig(
-        normalization_config=NormalizationConfig(units=True), boxed_match_priority=0, try_extract_without_anchor=False
-    )
-
-    def send(message: dict[str, Any]) -> None:
-        print(json.dumps(message), flush=True)
-
-    send({"ready": True})
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    for line in sys.stdin:
-        job = json.loads(line)
-        gold = parse(job["gold"], parsing_timeout=10)
-        if not gold:
-            send({"correct": None})
-            continue
-        answer = parse(job["text"], extraction_config=[extraction], extraction_mode="first_match", parsing_timeout=10)
-        send({"correct": bool(verify(gold, answer, timeout_seconds=5))})
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
