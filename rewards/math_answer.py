@@ -5,7 +5,8 @@ from typing import Any
 
 from rewards.answer_text.completions import after_thinking, completion_texts, prompt_opens_thinking
 from rewards.golds import gold_text
-from rewards.grader.workers.pool import WorkerPool, shared_pool
+from rewards.grader.workers.pool import WorkerPool, default_workers, shared_pool
+from rewards.second_opinion import SecondOpinion
 from rewards.think_watch import ThinkWatch
 
 LOG = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ class MathAnswer:
         workers: worker processes of this rank; by default its share of the CPUs, at most 8.
         time_limit: wall-clock seconds for one answer.
         memory_limit_mb: memory cap of one worker.
+        second_opinion: `math_verify` logs where that library's verdict differs (rewards.second_opinion); the rewards
+            stay the same.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class MathAnswer:
         workers: int | None = None,
         time_limit: float = 0.8,
         memory_limit_mb: int = 1024,
+        second_opinion: str | None = None,
     ) -> None:
         if unboxed not in UNBOXED:
             raise ValueError(f"unboxed must be one of {', '.join(UNBOXED)}, got {unboxed!r}")
@@ -54,10 +58,13 @@ class MathAnswer:
         self.time_limit = time_limit
         self.memory_limit = memory_limit_mb << 20
         self._watch = ThinkWatch("math_answer")
+        self._second = second_opinion and SecondOpinion("math_answer", second_opinion, workers or default_workers())
 
     def start(self) -> None:
         """Start the worker processes of this rank now. Raises PoolError when they cannot start."""
         self.pool()
+        if self._second:
+            self._second.start()
 
     def pool(self) -> WorkerPool:
         return shared_pool(self.workers, self.time_limit, self.memory_limit)
@@ -70,6 +77,11 @@ class MathAnswer:
         self._watch(texts, self.prefilled_think, columns)
         verdicts = self.judge(texts, columns[self.gold_column], prompts)
         self._log(verdicts, columns)
+        if self._second:
+            finals = [after_thinking(text, self._opened(prompt)) for text, prompt in zip(texts, prompts, strict=True)]
+            golds = [gold_text(gold) for gold in columns[self.gold_column]]
+            tails = [final and final[-LONGEST_ANSWER_TEXT:] for final in finals]
+            self._second(tails, golds, [verdict["correct"] for verdict in verdicts], columns)
         return [None if verdict["correct"] is None else float(verdict["correct"]) for verdict in verdicts]
 
     def judge(self, texts: list[str], golds: list[Any], prompts: list[Any] | None = None) -> list[dict[str, Any]]:
@@ -78,7 +90,7 @@ class MathAnswer:
         jobs = {}
         for row, (text, gold, prompt) in enumerate(zip(texts, golds, prompts or [None] * len(texts), strict=True)):
             written = gold_text(gold)
-            final = after_thinking(text, self.prefilled_think or prompt_opens_thinking(prompt))
+            final = after_thinking(text, self._opened(prompt))
             if written is None:
                 verdicts[row] = {"correct": None, "extracted": None, "reason": "unusable gold: is missing"}
             else:
@@ -100,6 +112,9 @@ class MathAnswer:
                 reason = verdicts[row]["failure"] if usable else "unusable gold: cannot be checked"
                 verdicts[row] = {"correct": False if usable else None, "extracted": None, "reason": reason}
         return verdicts
+
+    def _opened(self, prompt: Any) -> bool:
+        return self.prefilled_think or prompt_opens_thinking(prompt)
 
     def _log(self, verdicts: list[dict[str, Any]], columns: dict[str, Any]) -> None:
         lost = sum(verdict["reason"] in ("time limit", "memory limit", "crash") for verdict in verdicts)

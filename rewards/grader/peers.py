@@ -36,6 +36,11 @@ def as_trl(text: str, gold: str) -> bool | None:
     return bool(verify(wanted, answer, timeout_seconds=5))
 
 
+def with_written_gold(text: str, gold: str) -> bool | None:
+    """The same with the gold as a formula, as math-verify asks for it: the fairest call, and the second opinion."""
+    return as_trl(text, gold if "$" in gold or "\\boxed" in gold else f"${gold}$")
+
+
 def as_lighteval(text: str, gold: str) -> bool | None:
     """math-verify with what lighteval's `math_500` asks for (`pass_at_k_math`, huggingface/lighteval 3fd1526,
     metrics/metrics.py): numbers before LaTeX, any match, boxes after other anchors, six decimals.
@@ -64,6 +69,7 @@ def by_sympy(text: str, gold: str) -> bool | None:
 
 PEERS: dict[str, tuple[str, Verdict]] = {
     "trl": ("math-verify, as TRL", as_trl),
+    "math_verify": ("math-verify, gold as formula", with_written_gold),
     "lighteval": ("math-verify, as lighteval", as_lighteval),
     "sympy": ("sympy alone", by_sympy),
 }
