@@ -2,7 +2,10 @@
 
 import re
 
-LETTER = r"(?:\(\s*(?P<round>[A-Za-z])\s*\)|\[\s*(?P<square>[A-Za-z])\s*\]|(?P<bare>[A-Za-z])(?![\w'^_(=+*/<>\\]))"
+LETTER = (
+    r"(?:\(\s*(?P<round>[A-Za-z])\s*\)|\[\s*(?P<square>[A-Za-z])\s*\]|(?P<bare>[A-Za-z])"
+    r"(?![\w'^_(=+*/<>\\]|\.[A-Za-z]))"
+)
 NOUN = r"(?:answer|option|choice|letter|statement|alternative)"
 OPTIONAL_NOUN = (
     rf"(?:(?:the\s+)?(?:(?:correct|right|best|final)\s+)?{NOUN}(?:\s+(?:choice|option))?\s+(?:is\s+)?:?\s*)?"
@@ -12,14 +15,13 @@ ADVERBS = (
     r"simply|"
     r"indeed|also|then|again|still|now|actually|really|just|exactly|in fact|undoubtedly|presumably)\b,?)*"
 )
-IS = r"(?:is|'s|was|would be|must be|should be|has to be|will be)"
-CORRECT = r"(?:correct|right|best|appropriate|accurate|plausible|suitable|reasonable|final|likely)"
+IS = r"(?:is|'s|was|would be|seems to be|appears to be|must be|should be|has to be|will be)"
+CORRECT = r"(?:correct|right|best|better|appropriate|accurate|plausible|suitable|reasonable|final|likely)"
 
 STATED = re.compile(
-    rf"\b(?:answer|option|choice|pick|selection|correct\s+(?:one|statement|letter|alternative)|best\s+(?:one|"
-    rf"statement|match|fit))"
-    rf"(?:\s+(?:choice|option))?(?:\s+(?:to|for|of|among)\b[^.:]{{0,80}}?)?{ADVERBS}\s*(?:{IS}(?=[\s:(])|=|:|"
-    rf"-)+{ADVERBS}"
+    r"\b(?:answer|option|choice|pick|selection|solution(?=\s*:|\s+is\s+(?:option|choice))|"
+    r"correct\s+(?:one|statement|letter|alternative)|best\s+(?:one|statement|match(?:es)?|fits?))"
+    rf"(?:\s+(?:choice|option))?(?:\s+(?:to|for|of|among)\b[^.:]{{0,80}}?)?{ADVERBS}\s*(?:{IS}(?=[\s:(])|=|:|-)+{ADVERBS}"
     rf"\s*[:,]?\s*(?:not\s+\(?[A-Za-z]\)?,?\s+but\s+(?:rather\s+)?)?{OPTIONAL_NOUN}{LETTER}",
     re.I,
 )
@@ -32,7 +34,7 @@ CHOSEN = re.compile(
 )
 PREDICATE = re.compile(
     rf"(?:\b{NOUN}\s+)?(?<![\w\\^_'-]){LETTER}\)?(?::[^.;]{{0,60}}?)?\s+(?:is|must be|has to be|"
-    rf"would be){ADVERBS}\s+"
+    rf"would be|stands out as|turns out to be){ADVERBS}\s+"
     rf"(?:(?P<the>the|our|my)\s+)?(?:(?:only|most|single|one)\s+)*(?P<word>{CORRECT}|answer|choice)\b"
     rf"(?P<noun>\s+(?:{NOUN}|one)\b)?",
     re.I,
@@ -46,7 +48,8 @@ REMAINS = re.compile(
     re.I,
 )
 THEN = (
-    r"(?:wait[:,]|therefore|thus|so|hence|consequently|accordingly|→|⇒|=>|->|"
+    r"(?:wait[:,]|in summary|in conclusion|to conclude|overall|"
+    r"therefore|thus|so|hence|consequently|accordingly|→|⇒|=>|->|"
     r"\\(?:to|Rightarrow|implies|rightarrow))"
 )
 IT = r"(?:(?:it|this|that|which|the answer|we have|we get)(?:\s*(?:is|'s|must be|has to be|should be))?)"
@@ -78,7 +81,7 @@ WRONG_AFTER = re.compile(
     r"^\W*(?:(?:\w+ly\s+)?(?:wrong|incorrect|false|impossible|excluded|eliminated|not\b|ruled))", re.I
 )
 ANOTHER = re.compile(
-    r"^\s*(?:[,;/&|+-]|,?\s*\b(?:and|or|as well as)\b)?\s*(?:(?:and|or|also|maybe|perhaps|possibly|even|"
+    r"^\s*(?:->|→|⇒|[,;/&|+-]|,?\s*\b(?:and|or|as well as)\b)?\s*(?:(?:and|or|also|maybe|perhaps|possibly|even|"
     r"both)\b\s*)*"
     r"(?:(?:option|choice|answer)s?\s+)?(?:\(\s*[A-Za-z]\s*\)|[A-Z](?![\w'^_(=]))(?=\s*(?:$|[.,;:!?/&|)(-]|"
     r"(?:and|or)\b|[A-Z]\b))"
@@ -91,7 +94,8 @@ HEDGE = re.compile(
     r"were|tempt\w+|"
     r"claim\w*|saying|thought|think the opposite|seem\w*|initially|students?|readers?|someone|somebody|some|"
     r"many|people|"
-    r"check\w*|verify|test\w*|contrary|least|worst|possibl[ey]|misconception|myth|fails|instead of|rather than|"
+    r"check\w*|verify|test\w*|contrary|least|worst|possibl[ey]|misconception|myth|fails|used to|at first|"
+    r"instead of|rather than|"
     r"except|perhaps|maybe|careless|naive\w*|say that)\b|n't\b",
     re.I,
 )
@@ -103,6 +107,11 @@ NO_HEDGE = re.compile(
 BOUNDARY = re.compile(
     r"[,;:]|\s-\s|\b(?:but|so|however|therefore|thus|hence|while|whereas|and|because|since|as)\b", re.I
 )
+ALTERNATIVE = re.compile(  # "A, or it may be D", "A. Or D."
+    r"[^\w]{0,3}\b(?:or|alternatively|possibly|maybe|perhaps)\b[^.!?\n]{0,25}?\b[A-Z](?![\w'^_(=])\W*?(?:$|[.!?\n])",
+    re.I,
+)
+IT_IS = re.compile(rf"(?<![\w\\^_'-]){LETTER}\)?\s+it\s+is(?=\W*$)", re.I)
 SENTENCES = re.compile(r"[^.!?\n]*(?:[.!?](?!\s|$)[^.!?\n]*)*(?:[.!?]+(?=\s|$)|\n|$)")
 REJECTION = re.compile(
     rf"(?<![\w\\^_'-]){LETTER}\)?\s+(?:is|was|must be|would be|can be|seems?)\s+(?:\w+ly\s+|also\s+|then\s+)*"

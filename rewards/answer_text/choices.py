@@ -7,11 +7,12 @@ What is negated, asked, supposed or said of somebody else is no claim, and a lis
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rewards.answer_text.boxes import box_spans
 from rewards.answer_text.choice_phrases import (
     ALONE,
+    ALTERNATIVE,
     ANOTHER,
     BOUNDARY,
     CHOSEN,
@@ -19,6 +20,7 @@ from rewards.answer_text.choice_phrases import (
     CORRECTION,
     FOLLOWS,
     HEDGE,
+    IT_IS,
     JOINED_BEFORE,
     NO_HEDGE,
     OPTION_LINE,
@@ -86,6 +88,7 @@ def _marked(text: str) -> str:
         pieces += [text[position:start], _mark(content)]
         position = end
     text = plain("".join([*pieces, text[position:]])).replace("i.e.", "that is,")
+    text = re.sub(r"\bans\b\.?\s*:?", "Answer:", text, flags=re.I)
     text = re.sub(r"答案\s*(?:是|为|选)?\s*:?", "Answer: ", text)
     return re.sub(r"(:|\bis|\banswer)[ \t]*\n\s*(?=\W*[A-Za-z]\b)", _joined, text, flags=re.I)
 
@@ -117,11 +120,12 @@ def _claims(text: str) -> Iterator[_Claim]:
                 found.append(_Claim(letter, offset + mark.start(), offset + mark.end(), True))
         if words.rstrip().endswith("?"):
             continue
-        for pattern in (STATED, CHOSEN, PREDICATE, REMAINS, CONCLUSION):
+        for pattern in (STATED, CHOSEN, PREDICATE, REMAINS, CONCLUSION, IT_IS):
             for match in pattern.finditer(words):
                 species = match.end() >= len(words.rstrip(" .")) and SPECIES.match(text, sentence.end())
                 if not species and (claim := _claim(pattern, match, words, offset)):
-                    found.append(claim)
+                    another = ALTERNATIVE.match(text, offset + match.end())
+                    found.append(replace(claim, letter=SEVERAL) if another else claim)
     found += _last_line(text)
     yield from sorted(found, key=lambda claim: (claim.end, claim.start))
 
@@ -135,6 +139,10 @@ def _claim(pattern: re.Pattern, match: re.Match, words: str, offset: int) -> _Cl
         return None
     if _hedged(before, match[0][: match.start(name) - match.start()]):
         return None
+    if re.search(r"would be", match[0], re.I) and re.search(r"\b(?:if|were|without|had|only)\b", words, re.I):
+        return None
+    if pattern is CONCLUSION and re.search(r"(?:^|\W)[A-Z]\s*$", before):
+        return None  # "A → D"
     listed = JOINED_BEFORE.search(words[: match.start(name)]) if pattern is PREDICATE else ANOTHER.match(after)
     several = listed or re.search(r"\balso\b", match[0])
     start, end = offset + match.start(), offset + match.end()
@@ -161,9 +169,7 @@ def _claim(pattern: re.Pattern, match: re.Match, words: str, offset: int) -> _Cl
         r"^\)?\s*(?:[.,;!]|$|(?:because|since|as|by|for|here|then|due)\b|\()", after
     ):
         return None
-    if re.search(r"would be", match[0], re.I) and re.search(r"\b(?:if|were|without|had|only)\b", words, re.I):
-        return None
-    return _Claim(written.upper(), start, end, pattern in (STATED, CHOSEN), pattern is CONCLUSION)
+    return _Claim(written.upper(), start, end, pattern in (STATED, CHOSEN), pattern in (CONCLUSION, IT_IS))
 
 
 def _is_letter_group(name: str) -> bool:
@@ -180,7 +186,7 @@ def _hedged(before: str, within: str) -> bool:
 
 
 def _last_line(text: str) -> list[_Claim]:
-    """A last line that is nothing but a letter, or the only line that looks like an option."""
+    """A last line that is nothing but a letter, or the only line that looks like an option, or such a first line."""
     lines = [line for line in re.finditer(r"[^\n]+", text) if line[0].strip()]
     if not lines:
         return []
@@ -189,6 +195,8 @@ def _last_line(text: str) -> list[_Claim]:
     if ALONE.match(last[0]):
         if len({letter_of(line[0]) for line in alone[-2:]}) > 1 and lines[-2:] == alone[-2:]:
             return [_Claim(SEVERAL, last.start(), last.end(), False)]
+    elif len(alone) == 1 and alone[0] is lines[0]:
+        last = lines[0]  # the letter, then why
     elif sum(bool(OPTION_LINE.match(line[0])) for line in lines) > 1 or not _is_option(last[0]):
         return []
     letter = letter_of(re.sub(r"^\s*(?:[>#-]+\s+)+", "", last[0]))

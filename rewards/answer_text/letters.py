@@ -10,9 +10,8 @@ _FONTS = re.compile(
 )
 _SPACES = re.compile(r"\\[,;:! ]|\\q?quad(?![A-Za-z])|~|\u00a0")
 _PLAIN_SIGNS = str.maketrans({"’": "'", "‘": "'", "–": "-", "—": "-", "\u200b": None})
-_MARKUP = re.compile(
-    r"</?(?:b|i|em|strong|span|p|br)\s*/?>|\*+|(?<!\w)_+|_+(?![\w{])|(?<!\\)[{}]|[$`\"“”]|(?<!\w)'|'(?!\w)|\\[()\[\]]"
-)
+_MARKUP = re.compile(r"</?(?:b|i|em|strong|span|p|br)\s*/?>|\*+|(?<!\w)_+|_+(?![\w{])|(?<!\\)[{}]|[$`\"“”]|\\[()\[\]]")
+_QUOTED = re.compile(r"(?<!\w)'([^'\n]{1,80})'(?!\w)")
 _LEADING_WORDS = re.compile(
     r"^(?:the\s+)?(?:(?:final|correct|best)\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*(?:(?:option|choice)\s+)?",
     re.I,
@@ -28,6 +27,7 @@ _ANOTHER = re.compile(
 def plain(text: str) -> str:
     """`text` without fonts, dollars, quotes and emphasis: `$\\mathbf{C}$` and `**C**` are C."""
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN_SIGNS).replace("\\&", "&")
+    text = _QUOTED.sub(r"\1", text)  # not the prime of A'
     return _MARKUP.sub("", _SPACES.sub(" ", _FONTS.sub(" ", text)))
 
 

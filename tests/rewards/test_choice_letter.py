@@ -84,7 +84,7 @@ def test_letters_of_golds():
     assert letter_of("x = 5") is None
 
 
-@pytest.mark.parametrize("name", ["choice_letter", "choice_letter_second"])
+@pytest.mark.parametrize("name", ["choice_letter", "choice_letter_second", "choice_letter_third"])
 def test_every_case_is_judged_right(name):
     lines = (Path(__file__).parent / "cases" / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
     cases = [json.loads(line) for line in lines if line]
@@ -92,7 +92,7 @@ def test_every_case_is_judged_right(name):
     rewards = reward([case["prediction"] for case in cases], answer=[case["gold"] for case in cases])
     wrong = [case for case, value in zip(cases, rewards, strict=True) if value != case["correct"]]  # 1.0 == True
     assert not wrong
-    assert len(cases) > 300
+    assert len(cases) > 200
 
 
 @pytest.mark.parametrize(
