@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from rewards.answer_text.boxes import box_spans
+from rewards.answer_text.boxes import MOST_BOXES, box_spans
 from rewards.answer_text.choice_phrases import (
     ALONE,
     ALTERNATIVE,
@@ -37,10 +37,11 @@ from rewards.answer_text.choice_phrases import (
 from rewards.answer_text.letters import letter_of, plain
 
 LONGEST_TEXT = 5_000  # characters of the end of a text that are read for statements
+LONGEST_MARKED = 300  # of a box or tag, in which a statement is looked for
 SEVERAL = "several"
 
 _BOXED = re.compile("\ue000([A-Z+-])\ue001")  # what `_mark_boxes` puts in place of a box or a tag
-_TAG = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.I | re.S)
+_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)(?:</answer>|$)", re.I | re.S)
 _FEW_WORDS = 6  # between two claims: too few for a change of mind that is not announced
 
 
@@ -82,12 +83,12 @@ def _is_option(text: str) -> bool:
 
 def _marked(text: str) -> str:
     """Plain text with a mark in place of every box and `<answer>` tag: its letter, + for several, - for none."""
-    text = _TAG.sub(lambda match: _mark(match.group(1)), text)
     pieces, position = [], 0
-    for start, end, content in box_spans(text):
+    for start, end, content in box_spans(text) if text.count("\\boxed") <= MOST_BOXES else ():
         pieces += [text[position:start], _mark(content)]
         position = end
-    text = plain("".join([*pieces, text[position:]])).replace("i.e.", "that is,")
+    text = _TAG.sub(lambda match: _mark(match.group(1)), "".join([*pieces, text[position:]]))
+    text = plain(text).replace("i.e.", "that is,")
     text = re.sub(r"\bans\b\.?\s*:?", "Answer:", text, flags=re.I)
     text = re.sub(r"答案\s*(?:是|为|选)?\s*:?", "Answer: ", text)
     return re.sub(r"(:|\bis|\banswer)[ \t]*\n\s*(?=\W*[A-Za-z]\b)", _joined, text, flags=re.I)
@@ -100,7 +101,8 @@ def _joined(match: re.Match) -> str:
 def _mark(content: str) -> str:
     if marks := _BOXED.findall(content):
         return f"\ue000{marks[-1]}\ue001"
-    letter = letter_of(content) or chosen_letter(content, "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    words = plain(content[:LONGEST_MARKED])
+    letter = letter_of(content) or _settled(words, list(_claims(words)))
     listed = re.match(r"^\W*[A-Z](?:\W+(?:(?:and|or)\W+)?[A-Z])+\W*$", plain(content))
     return f"\ue000{letter or ('+' if listed else '-')}\ue001"
 

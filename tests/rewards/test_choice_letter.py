@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rewards import load_reward
 from rewards.answer_text.letters import gold_letter, letter_of
@@ -95,12 +97,23 @@ def test_every_case_is_judged_right(name):
     assert len(cases) > 200
 
 
-@pytest.mark.parametrize(
-    "hostile",
-    ["(" * 50_000, "A " * 25_000, "the answer is " * 4_000, "A, " * 20_000, "not " * 12_000, "\\boxed{" * 8_000],
-)
+HOSTILE = ["(" * 50_000, "A " * 25_000, "the answer is " * 4_000, "A, " * 20_000, "not " * 12_000, "' " * 25_000,
+           "\\boxed{" * 8_000, "\\boxed{" * 600 + "A" + "}" * 600, "<answer>" * 6_000, "<answer>\\boxed{" * 300,
+           "so it is " * 6_000, "C. " * 20_000, "\n" * 50_000, "A or " * 10_000, "wait " * 10_000]  # fmt: skip
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_texts_end_soon_and_earn_nothing(hostile):
     start = time.process_time()
     assert load_reward("choice_letter").chosen(hostile) is None
     assert load_reward("choice_letter").chosen(hostile + " The answer is C.") in ("C", None)
     assert time.process_time() - start < 2
+
+
+PIECES = ["A", "B", "(C)", "the answer is ", "not ", "is correct", " or ", ", ", ". ", "\n", "\\boxed{", "}", "<answer>", "</answer>",
+          "Therefore ", "option ", "'", "$", "\\text{", "?", "so ", "it is "]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=30))
+def test_any_text_gives_one_of_the_letters_or_none(pieces):
+    assert load_reward("choice_letter", letters="ABCD").chosen("".join(pieces)) in ("A", "B", "C", "D", None)
