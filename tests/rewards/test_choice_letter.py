@@ -110,8 +110,8 @@ def test_hostile_texts_end_soon_and_earn_nothing(hostile):
     assert time.process_time() - start < 2
 
 
-PIECES = ["A", "B", "(C)", "the answer is ", "not ", "is correct", " or ", ", ", ". ", "\n", "\\boxed{", "}", "<answer>", "</answer>",
-          "Therefore ", "option ", "'", "$", "\\text{", "?", "so ", "it is "]  # fmt: skip
+PIECES = ["A", "B", "(C)", "the answer is ", "not ", "is correct", " or ", ", ", ". ", "\n", "\\boxed{", "}",
+          "<answer>", "</answer>", "Therefore ", "option ", "'", "$", "\\text{", "?", "so ", "it is "]  # fmt: skip
 
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=30))
