@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from rewards.grader.workers.process import PoolError
+
 CORE_COLUMNS = frozenset({"step", "prompt", "completion", "advantage"})  # of TRL's table of completions
 CORE_METRICS = frozenset(
     {"loss", "reward", "reward_std", "frac_reward_zero_std", "grad_norm", "learning_rate", "epoch", "entropy", "kl"}
@@ -53,14 +55,15 @@ def call_reward(
         row_names: what errors call the rows; "row 1" and so on by default.
         columns: the other columns, `prompts` and `completion_ids` among them.
 
-    Raises RewardError: the reward raises, or returns other than one finite number or None for each completion.
+    Raises RewardError: the reward raises, or returns other than one finite number or None for each completion. A
+    PoolError passes as it is.
     """
     name = reward_name(reward)
     try:
         returned = reward(completions=completions, **columns)
         if inspect.isawaitable(returned):
             returned = asyncio.run(_awaited(returned))
-    except RewardError:
+    except (RewardError, PoolError):  # without worker processes, no row is to blame
         raise
     except Exception as error:  # whatever a reward's own code may raise
         raise _failure(reward, error, completions, row_names, columns) from error
@@ -194,7 +197,7 @@ class AsyncCheckedReward(CheckedReward):
         try:
             returned: Coroutine[Any, Any, Any] = self.function(completions=completions, **columns)
             values = await returned
-        except RewardError:
+        except (RewardError, PoolError):
             raise
         except Exception as error:  # whatever a reward's own code may raise
             raise _failure(self.function, error, completions, None, columns) from error

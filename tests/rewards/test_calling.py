@@ -11,6 +11,7 @@ import torch
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from rewards import RewardError, call_reward, checked_rewards, load_reward
+from rewards.grader.workers.process import PoolError
 
 TEXTS = ["a", "bb", "ccc"]
 
@@ -100,6 +101,14 @@ def test_a_reward_that_raises_is_named_with_its_row():
         call_reward(raises_at_bb, TEXTS, row_names=["problem 'p1'", "problem 'p2'", "problem 'p3'"], answer=list("xyz"))
     with pytest.raises(RewardError, match=r"'raises_at_bb' failed.*missing 1 required.*'answer'; columns: prompts"):
         call_reward(raises_at_bb, TEXTS, prompts=TEXTS)
+
+
+def test_a_pool_that_cannot_start_is_no_rows_fault():
+    def mine(completions, **columns):
+        raise PoolError("no workers")
+
+    with pytest.raises(PoolError, match="no workers"):
+        checked_rewards(mine)(completions=TEXTS)
 
 
 def test_a_failing_asynchronous_reward_is_named():
