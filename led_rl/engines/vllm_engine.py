@@ -15,7 +15,7 @@ from led_rl.decoding import LARGEST_INTEGER, DecodingParams
 from led_rl.engines.engine import Completion, Request, Sampling, stream
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.sampler.support import read_record
-from led_rl.thinking import MissingMarkersError, ThinkMarkers
+from led_rl.thinking import MissingMarkersError
 
 if TYPE_CHECKING:
     from led_rl.sampler.request_decoder import RequestDecoder
@@ -173,7 +173,7 @@ class VLLMEngine:
     def _thinking(self, prompt: list[int], tokens: list[int], decoding: DecodingParams) -> list[bool]:
         """Whether each token was sampled while thinking; where the tokenizer has no markers, none was."""
         try:
-            markers = ThinkMarkers.from_tokenizer(self.tokenizer, decoding.start_marker, decoding.end_marker)
+            markers = decoding.markers(self.tokenizer)
         except MissingMarkersError:
             return [False] * len(tokens)
         return markers.thinking_mask(prompt, tokens, decoding.think_start == "prompt")
