@@ -1,0 +1,137 @@
+"""`led-rl evaluate` as a user starts it: from a clean shell, with vLLM, killed and resumed."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import save_tiny_model
+from subprocesses import BIN, ROOT, clean_shell
+
+from led_rl.evaluation.completion_log import read_completions
+from led_rl.evaluation.records import read_manifest, read_records
+
+SMALL = ("--max-tokens", "24", "--depth", "4", "--k", "6", "--max-num-seqs", "8", "--chunk", "4")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Rows as GSM8K and AIME write them."""
+    folder = tmp_path_factory.mktemp("rows")
+    gsm8k = [{"question": f"{i} apples and {i} more?", "answer": f"so <<{i}+{i}>>\n#### 1,{i:03d}"} for i in range(8)]
+    aime = [{"ID": f"2024-I-{i}", "Problem": f"Find ${i}$.", "Answer": 30 + i} for i in range(4)]
+    for name, content in (("gsm8k", gsm8k), ("aime24", aime)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    return folder
+
+
+def evaluation(output, *arguments):
+    command = [str(BIN / "led-rl"), "evaluate", *map(str, arguments), *SMALL, "--output", str(output)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=clean_shell(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finished(process, status=0):
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == status, printed[-6000:]
+    return printed
+
+
+def comparable(folder):
+    rows = [{key: value for key, value in row.items() if key != "wall_s"} for row in read_records(folder)]
+    completions = [{key: value for key, value in row.items() if key != "wall_s"} for row in read_completions(folder)]
+    return [sorted(json.dumps(row, sort_keys=True) for row in part) for part in (rows, completions)]
+
+
+def adapter_of(base, folder):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(folder)
+    return folder
+
+
+def test_the_recipe_runs_from_a_clean_shell_on_several_architectures(tiny_model, rows, tmp_path):
+    run = tmp_path / "grpo"
+    shutil.copytree(save_tiny_model(tmp_path / "other", layers=5, seed=3), run / "checkpoint-10")
+    models = [f"base={tiny_model}", f"adapter={adapter_of(tiny_model, tmp_path / 'adapter')}", f"grpo={run}"]
+    benchmarks = [f"{name}={rows / name}.jsonl" for name in ("gsm8k", "aime24")]
+    arguments = ["recipes/evaluate_led.yaml", "--checkpoints", *models, "--benchmarks", *benchmarks, "--n", "2"]
+    printed = finished(evaluation(tmp_path / "out", *arguments, "--max-tokens", "16"))
+    arms = ["standard top_p 0.95 top_k 20", "standard", "top_k_control", "led"]
+    records = [row for row in read_records(tmp_path / "out") if row["kind"] == "problem"]
+    labels = ("base", "adapter", "grpo/checkpoint-10")
+    assert {(row["checkpoint"], row["benchmark"], row["arm"]) for row in records} == {
+        (label, benchmark, arm) for label in labels for benchmark in ("gsm8k", "aime24") for arm in arms
+    }
+    assert len(records) == 3 * 4 * (8 + 4)
+    texts = {}
+    explored = drawn = 0
+    for row in read_completions(tmp_path / "out"):
+        texts.setdefault(row["checkpoint"], []).append(row["text"])
+        assert len(row["thinking"]) == len(row["token_ids"])
+        if row["arm"] == "led":
+            assert len(row["explored"]) == len(row["token_ids"])
+            explored += row["explored"].count("1")
+            drawn += row["statistics"]["explored"]
+        elif row["arm"] == "standard":
+            assert row["explored"] == ""
+    assert explored == drawn > 0  # what each token says adds up to what the engine counted
+    assert len({tuple(each[:8]) for each in texts.values()}) == 3  # each checkpoint's own weights
+    assert "mean" in printed
+    assert "every completion was cut off at max_tokens" in printed
+    assert "led − standard top_p 0.95 top_k 20" in printed
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["environment"]["versions"]["torch"]
+    assert manifest["benchmarks"]["aime24"]["reward"] == "math_answer"
+
+
+def lines(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def ended_after(process, path, count, how):
+    """Sends the signal once the file has `count` lines; returns what was printed."""
+    until = time.monotonic() + 300
+    while lines(path) < count and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(how)
+    return process.communicate(timeout=60)[0]
+
+
+def children_of(process):
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    return [int(pid) for pid in found]
+
+
+def test_a_killed_run_and_two_engines_end_like_one_undisturbed_run(tiny_model, rows, tmp_path):
+    arguments = ["--checkpoints", f"base={tiny_model}", "--benchmarks", f"gsm8k={rows}/gsm8k.jsonl", "--n", "4"]
+    finished(evaluation(tmp_path / "whole", *arguments))
+    broken = tmp_path / "broken" / "completions.jsonl"
+    process = evaluation(broken.parent, *arguments)
+    ended_after(process, broken, 11, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    after_kill = lines(broken)
+    process = evaluation(broken.parent, *arguments)
+    printed = ended_after(process, broken, after_kill + 15, signal.SIGINT)
+    assert process.returncode == 130, printed
+    assert "led-rl: interrupted" in printed
+    assert "Traceback" not in printed
+    done = lines(broken)
+    assert after_kill + 15 <= done < 96
+    printed = finished(evaluation(broken.parent, *arguments, "--data-parallel", "2"))
+    assert comparable(broken.parent) == comparable(tmp_path / "whole")
+    assert lines(broken) == lines(tmp_path / "whole" / "completions.jsonl")  # nothing was generated twice
+    times = [row["wall_s"] for row in read_records(broken.parent) if row["kind"] == "chunk"]
+    assert 1 <= times.count(None) <= 2  # blocks that were interrupted do not count
+
+
+def test_an_engine_that_cannot_start_is_one_line(tiny_model, rows, tmp_path):
+    arguments = ["--checkpoints", tiny_model, "--benchmarks", f"gsm8k={rows}/gsm8k.jsonl", "--dtype", "float7"]
+    printed = finished(evaluation(tmp_path / "out", *arguments), status=2)
+    assert printed.splitlines()[-1].startswith("error: the engine failed: ")
+    assert not (tmp_path / "out" / "completions.jsonl").exists()
