@@ -16,6 +16,7 @@ from led_rl.evaluation.grading import Grading, try_reward
 from led_rl.evaluation.problems import Problem, PromptStyle
 from led_rl.evaluation.recipe import EvaluationRecipe, help_text, load_evaluation
 from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.remarks import difference_table
 from led_rl.evaluation.remarks import remarks as reading_remarks
 from led_rl.evaluation.run import Checkpoint, Plan, Task, evaluate
 from led_rl.evaluation.slopes import slopes, write_slopes
@@ -92,13 +93,13 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
     )
     with engines(recipe, models, arms, longest) as engine_of:
         records = evaluate(plan, engine_of, gradings, output, regrade=recipe.regrade)
-    rows = summarise(records, arm_comparisons=comparisons)
+    rows = summarise(records, arm_comparisons=comparisons, order=list(arms))
     write_summary(output, rows)
     write_slopes(output, found := slopes(records, sweeps(arms)))
     for name in dict.fromkeys(row.benchmark for row in rows):
         print(f"\n{name}\n" if name else "")
         print(console_table([row for row in rows if row.benchmark == name]))
-    print("")
+    print("\nWhat the differences show\n\n" + difference_table(rows) + "\n")
     for text in reading_remarks(rows, found, max(arm.sampling.max_tokens for arm in arms.values())):
         print(f"  - {text}")
     print(f"\nrecords, completions, manifest.json and summary.json: {output}")

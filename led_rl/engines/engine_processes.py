@@ -7,7 +7,6 @@ import atexit
 import multiprocessing
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -152,9 +151,6 @@ def _work(connection: Connection, build: Build, devices: str | None) -> None:
         pass
     except BaseException as error:
         _tell(connection, error)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # what the engine's threads still do does not count
 
 
 def _serve(connection: Connection, engine: Engine) -> None:

@@ -141,12 +141,15 @@ def paired_difference(
     return replace(estimate, p_value=p_value, detectable=_detectable([differences[:, 0]]))
 
 
-def mean_of_means(strata: Sequence[ArrayLike], *, difference: bool = False, seed: int = 0) -> Estimate:
+def mean_of_means(
+    strata: Sequence[ArrayLike], *, difference: bool = False, bound: float | None = None, seed: int = 0
+) -> Estimate:
     """Unweighted mean of the means of several sets of units (benchmarks), each resampled by itself.
 
     Args:
         strata: values of each set's units; NaN units are left out.
         difference: the values are paired differences: adds the sign-flip test's p-value.
+        bound: largest possible |value| (1 for rates); as in `paired_difference`.
     """
     columns = [_rows(values)[:, 0] for values in strata]
     if not columns or any(len(column) < 2 for column in columns):
@@ -160,7 +163,12 @@ def mean_of_means(strata: Sequence[ArrayLike], *, difference: bool = False, seed
     quantile = stats.t.ppf((1 + LEVEL) / 2, n - len(columns))
     tail = stats.norm.cdf(-quantile)
     low, high = np.quantile(deviations, (tail, 1 - tail))
+    if bound is not None and not deviations.any():
+        slack = bound * wilson_interval(0, n).high
+        low, high = -slack, slack
     estimate = Estimate(value, value + float(low), value + float(high), n)
+    if bound is not None:
+        estimate = _clip(estimate, -bound if difference else 0.0, bound)
     if not difference:
         return estimate
     weighted = np.concatenate([column / len(column) for column in columns])
@@ -168,11 +176,14 @@ def mean_of_means(strata: Sequence[ArrayLike], *, difference: bool = False, seed
 
 
 def _detectable(columns: Sequence[Floats]) -> float:
-    """The smallest mean (of means) of differences that a two-sided test at 5 % shows with a power of 80 %."""
+    """The smallest mean (of means) of differences that a two-sided test at 5 % shows with a power of 80 %.
+
+    NaN where all differences are equal: they do not tell how much differences vary.
+    """
     if any(len(column) < 2 for column in columns):
         return math.nan
     variance = sum(float(column.var(ddof=1)) / len(column) for column in columns) / len(columns) ** 2
-    return DETECTABLE * math.sqrt(variance)
+    return DETECTABLE * math.sqrt(variance) if variance else math.nan
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

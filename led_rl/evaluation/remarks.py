@@ -1,62 +1,73 @@
-"""What a reader of an evaluation must know beside its figures, each as one plain sentence."""
+"""What a reader of an evaluation must know beside its figures: sentences, and a table of what differences show."""
 
+import math
 from collections.abc import Sequence
 
-from led_rl.evaluation.estimates import shows_difference
+from led_rl.evaluation.estimates import Estimate, shows_difference
 from led_rl.evaluation.slopes import Slope
-from led_rl.evaluation.summary import SummaryRow, pass_ks
+from led_rl.evaluation.summary import MEAN, SummaryRow, figures_tested
+from led_rl.terminal.tables import text_table
 
 MANY_CUT_OFF = 0.2
+IN_POINTS = ("pass@", "majority@", "truncated")
 
 
 def remarks(rows: Sequence[SummaryRow], slopes: Sequence[Slope] = (), max_tokens: int | None = None) -> list[str]:
-    """Truncation, what the differences show and what they could have shown, and the slopes over temperature."""
-    return [*_truncation(rows, max_tokens), *_differences(rows), *map(_slope, slopes)]
+    """Truncation, how many tests were corrected for, and the slopes over temperature, one sentence each."""
+    said = _truncation(rows, max_tokens)
+    tests = sum(estimate.p_holm is not None for row in rows for estimate in row.metrics.values())
+    if tests:
+        differences = sum(row.is_difference for row in rows)
+        said.append(
+            f"p-values are corrected (Holm) over the {tests} tests of {differences} differences; detectable: what so "
+            "many problems show four times in five, before the correction"
+        )
+    return said + [_slope(slope) for slope in slopes]
+
+
+def difference_table(rows: Sequence[SummaryRow]) -> str:
+    """A line for each accuracy and for the length of each difference: verdict, p-values, smallest detectable effect."""
+    lines = []
+    for row in rows:
+        for name in figures_tested(row) if row.is_difference else ():
+            if name.startswith(("pass@", "majority@")) or name == "total_tokens":
+                place = [row.checkpoint, *([row.benchmark] if row.benchmark else []), row.arm, name]
+                lines.append([" ".join(place[:-2]), *place[-2:], *_verdict(name, row.metrics[name])])
+    head = ["", "difference", "figure", "", "95 % interval", "p", "corrected", "detectable", "verdict"]
+    return text_table(head, lines) if lines else ""
+
+
+def _verdict(name: str, estimate: Estimate) -> list[str]:
+    scale, unit = (100, " points") if name.startswith(IN_POINTS) else (1, " tokens")
+    if math.isnan(estimate.low) or estimate.p_value is None or estimate.p_holm is None:
+        return ["–", "", "", "", "", "not estimable"]
+    value, low, high = (f"{scale * number:+.1f}" for number in (estimate.value, estimate.low, estimate.high))
+    least = estimate.detectable
+    detectable = "unknown" if least is None or math.isnan(least) else f"{scale * least:.1f}"
+    verdict = ("higher" if estimate.value > 0 else "lower") if shows_difference(estimate) else "no difference shown"
+    p_values = (f"{estimate.p_value:.2g}", f"{estimate.p_holm:.2g}")
+    return [value + unit, f"[{low}, {high}]", *p_values, detectable, verdict]
 
 
 def _truncation(rows: Sequence[SummaryRow], max_tokens: int | None) -> list[str]:
-    said = []
+    """A sentence for each checkpoint and benchmark whose completions were often cut off."""
     at = f" at max_tokens {max_tokens}" if max_tokens else ""
+    places: dict[tuple[str, str], list[SummaryRow]] = {}
     for row in rows:
-        if row.is_difference or row.benchmark == "mean":
-            continue
-        cut, right = row.metrics["truncated"].value, row.metrics.get("pass@1")
-        accuracy = "" if right is None else f"pass@1 of {100 * right.value:.1f} %"
-        if cut == 1:
+        if not row.is_difference and row.benchmark != MEAN and row.metrics["truncated"].value > MANY_CUT_OFF:
+            places.setdefault((row.checkpoint, row.benchmark), []).append(row)
+    said = []
+    for (checkpoint, benchmark), cut in places.items():
+        place = f"{checkpoint} on {benchmark}" if benchmark else checkpoint
+        shares = [row.metrics["truncated"].value for row in cut]
+        if min(shares) == 1:
             said.append(
-                f"{_place(row)}: every completion was cut off{at}: the {accuracy} says nothing about the model; raise "
-                "max_tokens"
+                f"{place}: every completion was cut off{at} ({', '.join(row.arm for row in cut)}) and counts as wrong: "
+                "the accuracy says nothing about the model; raise max_tokens"
             )
-        elif cut > MANY_CUT_OFF:
-            said.append(
-                f"{_place(row)}: {100 * cut:.0f} % of the completions were cut off{at} and count as wrong: the "
-                f"{accuracy} is that of this length"
-            )
-    return said
-
-
-def _differences(rows: Sequence[SummaryRow]) -> list[str]:
-    said, tests = [], 0
-    differences = [row for row in rows if row.is_difference]
-    for row in differences:
-        ks = pass_ks([row])
-        for name in dict.fromkeys(f"pass@{k}" for k in (ks[:1] + ks[-1:])):
-            estimate = row.metrics[name]
-            if estimate.p_holm is None or estimate.detectable is None or estimate.n < 2:
-                continue
-            value, low, high, least = (
-                100 * x for x in (estimate.value, estimate.low, estimate.high, estimate.detectable)
-            )
-            shown = shows_difference(estimate)
-            verdict = ("higher" if value > 0 else "lower") if shown else "no difference shown"
-            said.append(
-                f"{_place(row)}, {name}: {verdict} ({value:+.1f} points [{low:+.1f}, {high:+.1f}], p = "
-                f"{estimate.p_value:.2g}, corrected {estimate.p_holm:.2g}); {estimate.n} problems show a difference of "
-                f"{least:.1f} points four times in five"
-            )
-        tests += sum(estimate.p_holm is not None for estimate in row.metrics.values())
-    if tests:
-        said.append(f"p-values are corrected (Holm) over the {tests} tests of the {len(differences)} differences")
+        else:
+            listed = ", ".join(f"{row.arm} {100 * share:.0f} %" for row, share in zip(cut, shares, strict=True))
+            said.append(f"{place}: completions were cut off{at} ({listed}) and count as wrong: raise max_tokens")
     return said
 
 
@@ -68,7 +79,3 @@ def _slope(slope: Slope) -> str:
         f"{100 * alpha.high:+.1f}] per unit of temperature (T {', '.join(f'{t:g}' for t in slope.temperatures)}; "
         f"{alpha.n} problems)"
     )
-
-
-def _place(row: SummaryRow) -> str:
-    return f"{row.checkpoint}{f' on {row.benchmark}' if row.benchmark else ''}, {row.arm}"

@@ -58,6 +58,7 @@ def summarise(
     ks: Sequence[int] | None = None,
     arm_comparisons: Sequence[tuple[str, str]] = ARM_COMPARISONS,
     checkpoint_comparisons: Sequence[tuple[str, str]] = (),
+    order: Sequence[str] = (),
     seed: int = 0,
 ) -> list[SummaryRow]:
     """For each benchmark one row per checkpoint and arm, then the paired differences first - second that are there.
@@ -68,6 +69,7 @@ def summarise(
         ks: of pass@k; by default all up to the number of samples.
         arm_comparisons: pairs of arms, compared for every checkpoint.
         checkpoint_comparisons: pairs of checkpoints, compared under every arm.
+        order: of arms; those that it lacks come as they were recorded.
     """
     by_benchmark: dict[str, dict[tuple[str, str], _Cell]] = {}
     for record in records:
@@ -80,6 +82,11 @@ def summarise(
     for cells in by_benchmark.values():
         for cell in cells.values():
             cell.figures = per_problem(list(cell.problems.values()), ks)
+    place = {arm: i for i, arm in enumerate(order)}
+    by_benchmark = {
+        name: dict(sorted(cells.items(), key=lambda item: place.get(item[0][1], len(place))))
+        for name, cells in by_benchmark.items()
+    }
     rows = []
     for name, cells in by_benchmark.items():
         made = [_figures(key, cell, seed) for key, cell in cells.items()]
@@ -104,7 +111,7 @@ def pass_ks(rows: Sequence[SummaryRow]) -> list[int]:
     return shown_ks(set.intersection(*found)) if found else []
 
 
-def tested(row: SummaryRow) -> list[str]:
+def figures_tested(row: SummaryRow) -> list[str]:
     """The figures of a difference that are shown with a test: pass@1, pass@n, majority@n, lengths, truncation."""
     names = [name for name, estimate in row.metrics.items() if estimate.p_value is not None]
     last = {
@@ -119,8 +126,8 @@ def tested(row: SummaryRow) -> list[str]:
 
 
 def corrected(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
-    """The rows with Holm's correction over every test that is shown (`tested`) in any of them."""
-    places = [(i, name) for i, row in enumerate(rows) if row.is_difference for name in tested(row)]
+    """The rows with Holm's correction over every test that is shown (`figures_tested`) in any of them."""
+    places = [(i, name) for i, row in enumerate(rows) if row.is_difference for name in figures_tested(row)]
     p_values = holm([_known(rows[i].metrics[name].p_value) for i, name in places])
     metrics = [dict(row.metrics) for row in rows]
     for (i, name), p_value in zip(places, p_values, strict=True):
@@ -213,12 +220,12 @@ def _means(
 
 def _each_mean(figures: Sequence[Mapping[str, Floats]], seed: int, difference: bool = False) -> dict[str, Estimate]:
     shared = [name for name in figures[0] if all(name in each for each in figures)]
-    metrics = {name: mean_of_means([f[name] for f in figures], difference=difference, seed=seed) for name in shared}
-    for name in metrics:
-        if is_share(name):
-            least, each = -1.0 if difference else 0.0, metrics[name]
-            ends = (float(np.clip(end, least, 1.0)) for end in (each.low, each.high))
-            metrics[name] = replace(each, low=next(ends), high=next(ends))
+    metrics = {
+        name: mean_of_means(
+            [each[name] for each in figures], difference=difference, bound=1.0 if is_share(name) else None, seed=seed
+        )
+        for name in shared
+    }
     return metrics | {"wall_s": UNKNOWN, "tokens_per_s": UNKNOWN}
 
 

@@ -555,7 +555,8 @@ def test_the_command_runs_end_to_end_on_a_tiny_model(tmp_path, capsys):
     assert run_cli(["evaluate", *command]) == 0
     printed = capsys.readouterr().out
     assert "led − standard" in printed
-    assert "show a difference of" in printed
+    assert "corrected (Holm) over the" in printed
+    assert "no difference shown" in printed
     records = read_records(tmp_path / "out")
     assert {(record["checkpoint"], record["arm"]) for record in records} == {
         (model, arm) for model in ("base", "trained") for arm in ARMS
