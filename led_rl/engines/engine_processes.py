@@ -51,8 +51,12 @@ class EngineProcesses:
             process.start()
             theirs.close()
             self._workers.append(_Worker(process, ours))
-        for worker in self._workers:
-            worker.capacity = self._answer(worker)
+        try:
+            for worker in self._workers:
+                worker.capacity = self._answer(worker)
+        except UserError:
+            self.close()
+            raise
         self.capacity = sum(worker.capacity for worker in self._workers)
 
     def add(self, index: int, request: Request) -> None:

@@ -1,6 +1,7 @@
 """`led-rl evaluate` as a user starts it: from a clean shell, with vLLM, killed and resumed."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -88,6 +89,23 @@ def test_the_recipe_runs_from_a_clean_shell_on_several_architectures(tiny_model,
     manifest = read_manifest(tmp_path / "out")
     assert manifest["environment"]["versions"]["torch"]
     assert manifest["benchmarks"]["aime24"]["reward"] == "math_answer"
+
+
+def test_the_readme_s_command_on_rows_of_one_s_own(tiny_model, tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^led-rl evaluate (--checkpoints .*--data .*)$", readme, re.MULTILINE)
+    rows = [{"problem": f"{i} + {i}?", "answer": 2 * i} for i in range(6)]
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [{"Qwen/Qwen3-0.6B": tiny_model}.get(word, word) for word in command.split()]
+    ran = subprocess.run(
+        [str(BIN / "led-rl"), "evaluate", *words, *SMALL, "--n", "2"],
+        cwd=tmp_path, env=clean_shell(), capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-6000:]
+    assert "led − top_k_control" in ran.stdout
+    assert "semaphore" not in ran.stderr
+    records = [row for row in read_records(tmp_path / "runs" / "evaluation") if row["kind"] == "problem"]
+    assert len(records) == 3 * 6
 
 
 def lines(path):
