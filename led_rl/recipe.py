@@ -158,7 +158,10 @@ def described(configs: Sequence[type], keys: Keys) -> list[str]:
         lines.append(f"{config.__name__}:")
         for item in dataclasses.fields(config):
             if item.init and keys[item.name][0] is config:
-                default = item.default if item.default is not dataclasses.MISSING else "..."
+                default = item.default
+                if default is dataclasses.MISSING:
+                    made = item.default_factory
+                    default = "..." if made is dataclasses.MISSING else made()
                 meaning = " ".join(str(item.metadata.get("help", "")).split())
                 lines.append(f"  {item.name} ({spelled(hints[item.name])}; default {default!r}) {meaning}".rstrip())
         lines.append("")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from led_rl.evaluation.records import Block, EvaluationError, Record, block_of
+from led_rl.evaluation.records import Block, EvaluationError, Record, block_of, not_written
 
 Sample = tuple[str, int]  # problem, sample
 
@@ -64,9 +64,9 @@ class CompletionLog:
                     written += file.write(line[written:])
                 if sync:
                     os.fsync(file.fileno())
-            except OSError:  # a full disk: what is there of the line would be damage once more lines follow
+            except OSError as error:  # what is there of the line would be damage once more lines follow
                 file.truncate(start)
-                raise
+                raise not_written(self._path, error) from error
         self._size = start + len(line)
         return start, len(line)
 

@@ -46,6 +46,13 @@ class EvaluationError(UserError):
     """An evaluation that cannot start or go on: what was given, and what is allowed."""
 
 
+def not_written(path: Path, error: OSError) -> EvaluationError:
+    """What is said of a full disk."""
+    return EvaluationError(
+        f"{path} cannot be written: {error.strerror}; what was generated before is kept: make room and start again"
+    )
+
+
 class Blocks:
     """A file of blocks, to which whole blocks are appended."""
 
@@ -56,10 +63,13 @@ class Blocks:
     def append(self, rows: list[Record], chunk_row: Record) -> None:
         """Writes one block and hands it to the disk before it returns."""
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in (*rows, chunk_row)]
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise not_written(self._path, error) from error
         self.finished.add(block_of(chunk_row))
 
 
@@ -91,8 +101,11 @@ class RecordStore:
         """With the first row that is written, not earlier: a start that fails records nothing."""
         if not self._written:
             unfinished = (self.folder / MANIFEST).with_suffix(".tmp")
-            unfinished.write_text(json.dumps(self._manifest, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(self.folder / MANIFEST)
+            try:
+                unfinished.write_text(json.dumps(self._manifest, indent=2) + "\n", encoding="utf-8")
+                unfinished.replace(self.folder / MANIFEST)
+            except OSError as error:
+                raise not_written(self.folder / MANIFEST, error) from error
             self._written = True
 
 
