@@ -66,7 +66,7 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
         try_reward(gradings(next(iter(models)), name), problems[name][:2])
     for name, arm in arms.items():
         samples = recipe.n * len(seeds)
-        if arm.sampling.temperature == 0 and arm.decoding.is_standard and samples > 1:
+        if arm.sampling.temperature == 0 and not arm.decoding.reads_latents and samples > 1:
             notes.append(
                 f"at temperature 0 the {samples} samples of a problem are equal under arm {name!r}: "
                 "pass@k says no more than pass@1; use n 1, or a temperature"
