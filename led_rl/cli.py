@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "export": ("led_rl.commands.export:main", "an evaluation's completions as logs of Inspect or as Parquet"),
     "dashboard": ("led_rl.commands.dashboard:main", "a W&B workspace with the views of LED runs"),
+    "analyse": ("led_rl.commands.analysis:main", "what a model's layers hold while it thinks: can LED help it?"),
     "serve": ("led_rl.commands.serving:main", "an OpenAI-compatible vLLM server whose requests may choose LED"),
     "benchmark": (
         "led_rl.commands.engine_benchmark:main",
@@ -46,7 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "accuracy, speed and safety of the grader, beside math-verify, sympy and harnesses",
     ),
 }
-RUN_MODELS = ("evaluate", "benchmark", "benchmark-trainer", "benchmark-loss", "plan", "doctor")
+RUN_MODELS = ("evaluate", "analyse", "benchmark", "benchmark-trainer", "benchmark-loss", "plan", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
