@@ -18,6 +18,7 @@ BUILT_IN = {
     "repetition": "rewards.repetition:Repetition",
     "choice_letter": "rewards.choice_letter:ChoiceLetter",
     "countdown": "rewards.countdown:countdown",
+    "code_tests": "rewards.code_tests:CodeTests",
 }
 
 

@@ -42,6 +42,7 @@ def trainer_arguments(recipe: Recipe, checked: Checked) -> dict[str, Any]:
         "reward_funcs": checked.rewards,
         "args": training,
         "train_dataset": checked.dataset,
+        "eval_dataset": checked.evaluation_rows,
         "processing_class": checked.tokenizer,
         "quantization_config": get_quantization_config(model),
         "peft_config": get_peft_config(model),

@@ -11,6 +11,7 @@ from led_rl.data import DatasetError, read_rows, to_prompts
 from led_rl.decoding import DecodingError, UserError, check_decoding
 from led_rl.thinking import MissingMarkersError
 from led_rl.training.config import Recipe
+from led_rl.training.evaluation_rows import load_evaluation_rows
 from led_rl.training.reward_loading import load_reward_for, try_rewards
 from rewards import RewardError, check_golds
 
@@ -28,6 +29,7 @@ class Checked:
     tokenizer: Any
     dataset: Dataset
     rewards: list[Any]
+    evaluation_rows: Dataset | None = None
 
 
 def check_recipe(recipe: Recipe) -> Checked:
@@ -43,7 +45,10 @@ def check_recipe(recipe: Recipe) -> Checked:
         try_rewards(rewards, dataset[0])
     except RewardError as error:
         raise RewardError(f"{recipe.path}: rewards: {error}") from error
-    return Checked(tokenizer, dataset, rewards)
+    evaluation_rows = load_evaluation_rows(recipe)
+    if evaluation_rows is not None:
+        evaluation_rows = check_gold_column(recipe, evaluation_rows)
+    return Checked(tokenizer, dataset, rewards, evaluation_rows)
 
 
 def check_model(recipe: Recipe) -> Any:

@@ -16,6 +16,7 @@ from trl.trainer.utils import ensure_master_addr_port
 from led_rl.data import EXTRACTIONS
 from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams
 from led_rl.thinking import END, START
+from led_rl.training.evaluation_keys import EvaluationData, EvaluationKeys, settle_evaluation
 
 IMPORTANCE_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")  # TRL finds out in step one
 
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class LEDGRPOConfig(GRPOConfig):
+class LEDGRPOConfig(EvaluationKeys, GRPOConfig):
     """`GRPOConfig`, the decoding of the rollouts, and defaults under which LED trains.
 
     Changed defaults: `vllm_importance_sampling_mode` is `token_truncate` (TRL's `sequence_mask` is refused with LED),
@@ -104,6 +105,7 @@ class LEDGRPOConfig(GRPOConfig):
             ensure_master_addr_port()  # a free port, unless one is set: torch's default is the same for every run
         if self.deepspeed:
             self._meet_for_deepspeed()
+        settle_evaluation(self)
         super().__post_init__()
         for key, allowed in (("decoding", DECODINGS), ("vllm_importance_sampling_mode", IMPORTANCE_MODES)):
             if getattr(self, key) not in allowed:
@@ -187,7 +189,7 @@ class LEDGRPOConfig(GRPOConfig):
 
 
 @dataclass
-class RunConfig:
+class RunConfig(EvaluationData):
     """What a run is about, beside the trainer's and the model's own settings."""
 
     dataset: str = field(default="", metadata={"help": "Hub id, or path of a JSONL file."})

@@ -9,7 +9,7 @@ from led_rl.recipe import RecipeError, checked, described, keys_of, overrides, r
 from led_rl.training.config import CONFIGS, Recipe
 from led_rl.training.launcher import settings_of_the_launcher
 
-PATH_KEYS = ("deepspeed", "fsdp_config", "dataset")
+PATH_KEYS = ("deepspeed", "fsdp_config", "dataset", "eval_dataset")
 # Keys of TRL's that would be set without effect here, and what to say instead.
 ELSEWHERE = {
     "reward_weights": "give each entry of `rewards` its own `weight`",

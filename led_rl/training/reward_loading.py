@@ -11,7 +11,7 @@ from led_rl.decoding import DecodingParams
 from led_rl.thinking import MissingMarkersError
 from rewards import RewardFunction, call_reward, load_reward
 
-THINK_AWARE = ("math_answer", "choice_letter", "think_format")
+THINK_AWARE = ("math_answer", "choice_letter", "think_format", "code_tests")
 
 
 def load_reward_for(tokenizer: Any, name: str, **options: Any) -> RewardFunction:

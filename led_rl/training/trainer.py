@@ -15,6 +15,7 @@ from led_rl.decoding import PREFIX, check_decoding
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.correction import finite_or_none, ratio_statistics, token_classes
+from led_rl.training.evaluation_callback import LiveEvaluation, options_for_evaluation
 from led_rl.training.rollout import LEDVLLMGeneration, rollouts_by
 from led_rl.training.supported_loss import Supports, SupportSwitch
 from led_rl.training.turns import Turn, align_turns
@@ -33,7 +34,7 @@ LITTLE_MASS = (
 logger = logging.getLogger(__name__)
 
 
-class LEDGRPOTrainer(GRPOTrainer):
+class LEDGRPOTrainer(LiveEvaluation, GRPOTrainer):
     """`trl.GRPOTrainer` whose rollouts may be sampled with LED. The only changes to TRL's:
 
     * the rollout engine is `LEDVLLMGeneration`: vLLM that captures latent states, seeded with the run's seed, its
@@ -50,6 +51,8 @@ class LEDGRPOTrainer(GRPOTrainer):
     * with `train_support: sampled`, the log-probabilities of the loss, of the old policy and of the reference model are
       normalised over the ids that the engine could have drawn (supported_loss.py), and so are the entropy metric and
       the KL term; `led/support_mass` says how much of the policy lies there, `correction/*` how the ratios spread.
+
+    * evaluation samples `eval_dataset` with the live engine instead of computing a loss (`LiveEvaluation`).
 
     The advantages, the form of the loss, the data flow and checkpoints are TRL's.
     """
@@ -86,7 +89,7 @@ class LEDGRPOTrainer(GRPOTrainer):
         make_rollouts = partial(
             LEDVLLMGeneration,
             decoding=self.decoding,
-            options=options,
+            options=options_for_evaluation(options, args),
             engine_arguments=dict(args.vllm_engine_arguments or {}),
             run_seed=args.seed,
             wants_supports=args.needs_supports,

@@ -1,0 +1,46 @@
+"""The recipe keys of evaluation during training, and what they must be. transformers' own `eval_*` keys say when."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from led_rl.decoding import DECODINGS
+
+
+@dataclass
+class EvaluationKeys:
+    """How the live engine is evaluated (evaluation_callback.py)."""
+
+    eval_decodings: list[str] | None = field(
+        default=None,
+        metadata={"help": "Decodings under which eval_dataset is sampled. Default: standard, and the rollouts' own."},
+    )
+    eval_samples: int = field(default=4, metadata={"help": "Completions of each problem and decoding; k of pass@k."})
+    eval_seed: int = field(default=0, metadata={"help": "Seed of evaluation; the run's own random numbers stay as is."})
+
+
+@dataclass
+class EvaluationData:
+    """What is evaluated."""
+
+    eval_dataset: str | None = field(
+        default=None, metadata={"help": "Hub id or JSONL file to evaluate on during training; columns as in `dataset`."}
+    )
+    eval_dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the hub dataset."})
+    eval_dataset_split: str = field(default="test", metadata={"help": "Split of the hub dataset."})
+    eval_rows: int | None = field(default=None, metadata={"help": "Use only the first rows of eval_dataset."})
+
+
+def settle_evaluation(args: Any) -> None:
+    """Checks the keys of a config, and gives `eval_decodings` a value. Raises ValueError that names the key."""
+    if args.eval_decodings is None:
+        args.eval_decodings = list(dict.fromkeys(["standard", args.decoding]))
+    if unknown := [name for name in args.eval_decodings if name not in DECODINGS]:
+        raise ValueError(f"eval_decodings must be of {', '.join(DECODINGS)}; got {unknown[0]!r}")
+    if not args.eval_decodings or len(set(args.eval_decodings)) != len(args.eval_decodings):
+        raise ValueError(f"eval_decodings must name each decoding once; got {args.eval_decodings!r}")
+    if args.eval_samples < 1:
+        raise ValueError(f"eval_samples must be at least 1; got {args.eval_samples}")
+    if not args.use_vllm and (foreign := [name for name in args.eval_decodings if name != "standard"]):
+        raise ValueError(f"eval_decodings: {foreign[0]!r} needs use_vllm: true; only the vLLM engine samples with it")
+    if args.num_generations_eval is None:
+        args.num_generations_eval = 1  # of TRL's own evaluation, whose batch size would have to be a multiple of it

@@ -1,0 +1,36 @@
+"""The rows that a recipe evaluates on during training."""
+
+from datasets import Dataset
+
+from led_rl.data import DatasetError, read_rows, to_prompts
+from led_rl.recipe import RecipeError
+from led_rl.training.config import Recipe
+
+
+def load_evaluation_rows(recipe: Recipe) -> Dataset | None:
+    """Prompts and columns of `eval_dataset`, made as the training rows are; None where the recipe names none.
+
+    Raises:
+        RecipeError: `eval_dataset` without `eval_strategy`, or the other way round.
+        DatasetError: names the file and the row.
+    """
+    run, evaluates = recipe.run, recipe.training.eval_strategy != "no" or recipe.training.eval_on_start
+    if run.eval_dataset is None:
+        if evaluates:
+            raise RecipeError(f"{recipe.path}: eval_strategy without eval_dataset: name the rows to evaluate on")
+        return None
+    if not evaluates:
+        raise RecipeError(f"{recipe.path}: eval_dataset without eval_strategy: set eval_strategy: steps and eval_steps")
+    try:
+        rows = read_rows(run.eval_dataset, run.eval_dataset_config, run.eval_dataset_split, run.eval_rows)
+        return to_prompts(
+            rows,
+            run.eval_dataset,
+            run.problem_column,
+            run.answer_column,
+            run.answer_extraction,
+            run.prompt_template,
+            run.system_prompt,
+        )
+    except DatasetError as error:
+        raise DatasetError(f"{recipe.path}: eval_dataset: {error}") from error
