@@ -11,11 +11,13 @@ final layer itself proposes. With H in nats on the final layer's k candidates, o
 third figure, layers that know nothing of the next token (flat noise) would pass for a reservoir.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from led_rl.evaluation.analysis import CONFIDENT, MEASURES, POSITION_BINS, SCALARS, Analysis
-from led_rl.evaluation.estimates import Estimate, ratio_difference, ratio_interval
+from led_rl.evaluation.estimates import Estimate, proportion_interval, ratio_difference, ratio_interval
 
 THRESHOLDS = {"gain": 0.1, "hidden": 0.05, "overlap": 0.25}
 MEANING = {
@@ -56,12 +58,21 @@ def judge(analysis: Analysis) -> Verdict:
         "gain": ratio_difference(
             (analysis.scalar("latent_entropy"), tokens), (analysis.scalar("final_entropy"), tokens)
         ),
-        "hidden": ratio_interval(analysis.scalar("hidden"), tokens),
-        "overlap": ratio_interval(analysis.scalar("latent_overlap"), tokens),
+        "hidden": _share_of_tokens(analysis, "hidden"),
+        "overlap": _share_of_tokens(analysis, "latent_overlap"),
     }
     sides = [_side(name, figure) for name, figure in figures.items()]
     outcome = "has no" if -1 in sides else "has" if all(side > 0 for side in sides) else "undecided"
     return Verdict(outcome, figures)
+
+
+def _share_of_tokens(analysis: Analysis, name: str) -> Estimate:
+    """A rate over tokens. Where all problems show the same one (0, say), a bootstrap's interval would have no width."""
+    rates = analysis.scalar(name) / analysis.tokens
+    if np.ptp(rates) == 0:
+        return proportion_interval(rates)
+    estimate = ratio_interval(analysis.scalar(name), analysis.tokens)
+    return replace(estimate, high=min(estimate.high, 1.0))
 
 
 def as_json(analysis: Analysis) -> dict[str, Any]:
@@ -91,10 +102,10 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         },
         "confidence": (analysis.confidence.sum(0) / total).tolist(),
         "depth": (analysis.depth.sum(0) / total).tolist(),
-        "explored_by_position": [_share(expected[i], known[i]) for i in range(POSITION_BINS)],
-        "really_explored_by_position": [_share(real[i], real_known[i]) for i in range(POSITION_BINS)],
+        "explored_by_position": [_over(expected[i], known[i]) for i in range(POSITION_BINS)],
+        "really_explored_by_position": [_over(real[i], real_known[i]) for i in range(POSITION_BINS)],
     }
 
 
-def _share(count: float, of: float) -> float | None:
+def _over(count: float, of: float) -> float | None:
     return float(count / of) if of else None

@@ -54,7 +54,7 @@ def save_analysis_figure(path: Path, analyses: Mapping[str, Mapping[str, Any]]) 
         ),
         strict=True,
     ):
-        panel.set(title=title, ylim=(0, None))
+        panel.set(title=title, ylim=(0, 1.04 * panel.get_ylim()[1]))
         if not panel.has_data():
             say(panel, "nothing was read")
     for panel in panels[0]:

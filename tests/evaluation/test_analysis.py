@@ -173,9 +173,9 @@ def with_figures(monkeypatch, **figures):
     from led_rl.evaluation import analysis_verdict
 
     found = analyse(LayerReader(tiny("llama")), thoughts(), DecodingParams("led", depth=3, k=K), T)
-    ends = iter([figures["hidden"], figures["overlap"]])
+    ends = {"hidden": figures["hidden"], "latent_overlap": figures["overlap"]}
     monkeypatch.setattr(analysis_verdict, "ratio_difference", lambda *_: Estimate(0, *figures["gain"], 3))
-    monkeypatch.setattr(analysis_verdict, "ratio_interval", lambda *_: Estimate(0, *next(ends), 3))
+    monkeypatch.setattr(analysis_verdict, "_share_of_tokens", lambda _, name: Estimate(0, *ends[name], 3))
     return judge(found)
 
 
