@@ -3,6 +3,11 @@
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from led_rl.training.checks import Checked
+    from led_rl.training.config import Recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         checkpoint = last_checkpoint(recipe)
         checked = check_recipe(recipe)
+        add_benchmarks(recipe, checked)
         trainer = build_trainer(recipe, checked)
     except (UserError, RewardError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -45,6 +51,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trainer.save_model()
     trainer.save_state()  # last: its presence says that the run is whole
     return 0
+
+
+def add_benchmarks(recipe: "Recipe", checked: "Checked") -> None:
+    """Adds the rows and rewards of `eval_benchmarks`; raises UserError or RewardError that names what is wrong."""
+    from datasets import Dataset
+
+    from led_rl.evaluation.benchmarks import find_benchmark, read_problems
+    from led_rl.training.reward_loading import load_reward_for
+
+    if not recipe.run.eval_benchmarks:
+        return
+    rows = {} if checked.evaluation_rows is None else {"eval_dataset": checked.evaluation_rows}
+    for name in recipe.run.eval_benchmarks:
+        benchmark = find_benchmark(name)
+        problems = read_problems(benchmark, recipe.run.eval_rows)
+        columns = dict.fromkeys(key for problem in problems for key in problem.columns)
+        rows[benchmark.name] = Dataset.from_dict(
+            {"prompt": [[{"role": "user", "content": problem.problem}] for problem in problems]}
+            | {key: [problem.columns.get(key) for problem in problems] for key in columns}
+        )
+        reward = load_reward_for(checked.tokenizer, benchmark.reward, **benchmark.reward_options)
+        checked.evaluation_rewards[benchmark.name] = reward
+    checked.evaluation_rows = rows
 
 
 if __name__ == "__main__":

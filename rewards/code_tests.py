@@ -9,7 +9,7 @@ from typing import Any
 
 from rewards.answer_text.code_blocks import last_program
 from rewards.answer_text.completions import after_thinking, completion_texts, prompt_opens_thinking
-from rewards.registry import RewardError
+from rewards.calling import RewardError
 from rewards.sandbox.command import KINDS, Limits, Sandbox, SandboxError, find_sandbox
 from rewards.sandbox.execution import run_program
 from rewards.sandbox.test_cases import WHICH, Case, TestCaseError, cases_of, passes

@@ -75,13 +75,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _analyses(options: argparse.Namespace) -> dict[str, Any]:
     """label -> what analysis.json holds of a checkpoint."""
-    from tqdm.auto import tqdm
     from transformers import AutoTokenizer
 
     from led_rl.evaluation.analysis import analyse
     from led_rl.evaluation.analysis_thoughts import generated_thoughts
     from led_rl.evaluation.analysis_verdict import as_json
     from led_rl.evaluation.layer_reader import LayerReader
+    from led_rl.terminal.progress_bar import progress_bar
 
     checkpoints = _labelled(options.models)
     configs = {label: _config(label, path, options) for label, path in checkpoints.items()}
@@ -101,7 +101,7 @@ def _analyses(options: argparse.Namespace) -> dict[str, Any]:
         model = _load(label, path, options)
         reader = LayerReader(model)
         if thoughts is None:
-            with tqdm(total=len(problems), desc=f"{label}: think", unit="problem") as bar:
+            with progress_bar(len(problems), f"{label}: think", "problem") as bar:
                 thoughts = generated_thoughts(
                     model,
                     tokenizer,
@@ -111,18 +111,18 @@ def _analyses(options: argparse.Namespace) -> dict[str, Any]:
                     max_tokens=options.max_tokens,
                     seed=options.seed,
                     all_tokens=options.all_tokens,
-                    done=bar.update,
+                    done=bar.advance,
                 )
         if not any(any(thought.thinking) for thought in thoughts):
             raise UserError(f"{options.data}: no completion holds a thinking token; --all-tokens reads every token")
-        with tqdm(total=len(thoughts), desc=f"{label}: read", unit="completion") as bar:
+        with progress_bar(len(thoughts), f"{label}: read", "completion") as bar:
             analysis = analyse(
                 reader,
                 thoughts,
                 decodings[label],
                 options.temperature,
                 positions_each=options.positions,
-                done=bar.update,
+                done=bar.advance,
             )
         found[label] = {"model": path, "completions_by": first, **as_json(analysis)}
         del model, reader

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,7 +210,7 @@ def _problem(
         raise EvaluationError(f"{here}: no text under the key {column!r}; keys: {', '.join(row)}")
     identity = str(row.get(benchmark.id_column or "id", row.get("id", number)))
     kept = {key: value for key, value in row.items() if key not in ("id", "problem", column)}
-    asked = benchmark.prompt.replace("{problem}", text)
+    asked = _with_columns(benchmark.prompt, row, text)
     if benchmark.choices:
         options, letter = _options(benchmark, row, here, identity)
         asked = asked.replace("{options}", "\n".join(f"({LETTERS[i]}) {option}" for i, option in enumerate(options)))
@@ -218,6 +219,16 @@ def _problem(
         extraction = benchmark.answer if name == benchmark.answer_column else "auto"
         kept["answer"] = _answer(row.get(name), extraction, name, here)
     return Problem(identity, asked, kept | ({"problem_text": text} if asked != text else {}))
+
+
+def _with_columns(prompt: str, row: dict[str, Any], problem: str) -> str:
+    """The prompt with the problem, and with other columns that it names, such as {starter_code}."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        return problem if name == "problem" else match[0] if row.get(name) is None else str(row[name])
+
+    return re.sub(r"\{(\w+)\}", value, prompt)
 
 
 def _options(benchmark: Benchmark, row: dict[str, Any], here: str, identity: str) -> tuple[list[str], str]:

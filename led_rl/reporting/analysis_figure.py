@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from led_rl.reporting.console import text_table
 from led_rl.reporting.style import MARKERS, OTHER_COLOURS, WIDTH, colour, percent_axis, say, styled, whole_steps
+from led_rl.terminal.tables import text_table
 
 NORMS = (("without_norm", "-", ""), ("with_norm", ":", ", with the final norm"))
 

@@ -1,6 +1,6 @@
 """What a recipe needs, checked before weights are loaded: model, tokenizer, dataset, rewards, golds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class Checked:
     tokenizer: Any
     dataset: Dataset
     rewards: list[Any]
-    evaluation_rows: Dataset | None = None
+    evaluation_rows: Dataset | dict[str, Dataset] | None = None
+    evaluation_rewards: dict[str, Any] = field(default_factory=dict)  # of the rows that bring their own
 
 
 def check_recipe(recipe: Recipe) -> Checked:

@@ -18,6 +18,7 @@ from datasets import Dataset
 from led_rl.decoding import PREFIX, DecodingParams
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.training.rollout import LEDVLLMGeneration, replaced
+from rewards import call_reward
 
 CORRECT_FROM = 1.0  # of the first reward
 
@@ -56,11 +57,12 @@ class LiveEvaluation:
     Metrics, by decoding: `eval_DECODING_pass@1`, `eval_DECODING_pass@K` with K = eval_samples, `eval_DECODING_length`
     (mean completion, tokens), `eval_DECODING_truncated` (share cut off), `eval_DECODING_reward`,
     `eval_DECODING_unjudged` (share), `eval_DECODING_seconds`; with several datasets, `eval_NAME_DECODING_...`. A sample
-    is correct if the first reward gives it at least CORRECT_FROM.
+    is correct if its dataset's reward (the first one, but for benchmarks) gives it at least CORRECT_FROM.
 
     TRL's own evaluation stays where there is no vLLM engine, or where tools or a rollout function generate.
     """
 
+    evaluation_rewards: dict[str, Any]  # by dataset; the first reward judges the others
     args: Any
     vllm_generation: Any
     state: Any
@@ -75,6 +77,7 @@ class LiveEvaluation:
         datasets = trainer.eval_dataset if eval_dataset is None else eval_dataset
         if not isinstance(datasets, dict):
             datasets = {"": datasets}
+        rewards = getattr(self, "evaluation_rewards", {})
         started = time.perf_counter()
         metrics: dict[str, float] = {}
         was_training = trainer.model.training
@@ -85,7 +88,7 @@ class LiveEvaluation:
                 for name, dataset in datasets.items():
                     for label, decoding in evaluation_decodings(self.args).items():
                         torch.manual_seed(self.args.eval_seed * 1_000_003 + self.accelerator.process_index)
-                        found = self._evaluate_one(dataset, decoding)
+                        found = self._evaluate_one(dataset, decoding, rewards.get(name, trainer.reward_funcs[0]))
                         prefix = "_".join(filter(None, (metric_key_prefix, name, label)))
                         metrics |= {f"{prefix}_{metric}": value for metric, value in found.items()}
             metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
@@ -112,7 +115,7 @@ class LiveEvaluation:
             engine.generate_seconds, engine.sync_seconds = seconds
             engine.take_statistics()
 
-    def _evaluate_one(self, dataset: Dataset, decoding: DecodingParams) -> dict[str, float]:
+    def _evaluate_one(self, dataset: Dataset, decoding: DecodingParams, reward: Any) -> dict[str, float]:
         """Metrics of one dataset under one decoding, over all processes."""
         trainer: Any = self
         started = time.perf_counter()
@@ -124,7 +127,7 @@ class LiveEvaluation:
         rows = [dataset[i] for i in mine for _ in range(n)]
         completions = self._sample([row["prompt"] for row in rows], decoding)
         ends = {*trainer.eos_token_ids} if hasattr(trainer, "eos_token_ids") else {trainer._tokenizer.eos_token_id}
-        verdicts = self._first_reward(rows, completions)
+        verdicts = self._judge(reward, rows, completions)
         local = [
             (mine[i], verdicts[i * n + j], len(ids := completions[i * n + j]), not ids or ids[-1] not in ends)
             for i in range(len(mine))
@@ -163,17 +166,18 @@ class LiveEvaluation:
                 prompt_ids, None, self.args.eval_samples
             )[1]
 
-    def _first_reward(self, rows: Sequence[dict[str, Any]], completions: Sequence[list[int]]) -> list[float]:
-        """The first reward of each completion; NaN where there is nothing to judge."""
+    def _judge(self, reward: Any, rows: Sequence[dict[str, Any]], completions: Sequence[list[int]]) -> list[float]:
+        """The reward of each completion; NaN where there is nothing to judge. Raises RewardError."""
         trainer: Any = self
         texts = trainer.processing_class.batch_decode(completions, skip_special_tokens=True)
         chat = isinstance(rows[0]["prompt"], list)
         columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "completion")}
-        rewards = trainer.reward_funcs[0](
+        rewards = call_reward(
+            reward,
+            [[{"role": "assistant", "content": text}] if chat else text for text in texts],
             prompts=[row["prompt"] for row in rows],
-            completions=[[{"role": "assistant", "content": text}] if chat else text for text in texts],
             completion_ids=list(completions),
             trainer_state=self.state,
             **columns,
         )
-        return [float("nan") if reward is None else float(reward) for reward in rewards]
+        return [float("nan") if value is None else value for value in rewards]

@@ -27,7 +27,12 @@ class EvaluationData:
     )
     eval_dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the hub dataset."})
     eval_dataset_split: str = field(default="test", metadata={"help": "Split of the hub dataset."})
-    eval_rows: int | None = field(default=None, metadata={"help": "Use only the first rows of eval_dataset."})
+    eval_benchmarks: list[str] | None = field(
+        default=None, metadata={"help": "Benchmarks by name (docs/evaluation.md), each judged by its own reward."}
+    )
+    eval_rows: int | None = field(
+        default=None, metadata={"help": "Use only the first rows of eval_dataset and of each benchmark."}
+    )
 
 
 def settle_evaluation(args: Any) -> None:

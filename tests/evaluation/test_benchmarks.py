@@ -1,6 +1,9 @@
 """Benchmarks by name, on a few rows written as their sources write them; and a benchmark of one's own."""
 
+import base64
 import json
+import pickle
+import zlib
 from collections import Counter
 
 import pytest
@@ -8,7 +11,7 @@ import yaml
 
 from led_rl.decoding import UserError
 from led_rl.evaluation.benchmarks import Benchmark, find_benchmark, known_benchmarks, read_problems, remarks
-from rewards import load_reward
+from rewards import RewardError, load_reward
 
 BOXED = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
 
@@ -23,12 +26,15 @@ def read(name, path, limit=None):
 
 
 def test_the_benchmarks_that_come_along():
-    assert set(known_benchmarks()) == {"aime24", "aime25", "countdown", "gpqa_diamond", "gsm8k", "math500"}
+    assert set(known_benchmarks()) == {
+        *("aime24", "aime25", "countdown", "gpqa_diamond", "gsm8k", "livecodebench_v5", "math500"),
+    }
     for name in known_benchmarks():
         benchmark = find_benchmark(f"{name}=x.jsonl")
         assert benchmark.name == name
         assert benchmark.licence
-        assert callable(load_reward(benchmark.reward, **benchmark.reward_options))
+        if benchmark.reward != "code_tests":  # needs a sandbox: test_livecodebench_as_its_source_writes_it
+            assert callable(load_reward(benchmark.reward, **benchmark.reward_options))
 
 
 def test_gsm8k_as_its_source_writes_it(tmp_path):
@@ -104,6 +110,45 @@ def test_gpqa_s_options_are_shuffled_once_and_for_all(tmp_path, suffix):
     reward = load_reward("choice_letter", letters="ABCD")
     texts = [f"</think> \\boxed{{{problem.columns['answer']}}}" for problem in problems]
     assert set(reward(texts, answer=[problem.columns["answer"] for problem in problems])) == {1.0}
+
+
+def case(given, expected, kind="stdin"):
+    return {"input": given, "output": expected, "testtype": kind}
+
+
+def livecodebench_rows():
+    """One problem of each kind, in the columns of the dataset's files."""
+    packed = base64.b64encode(zlib.compress(pickle.dumps(json.dumps([case("4 5\n", "9\n")])))).decode()
+    common = {"question_title": "t", "platform": "p", "difficulty": "easy", "contest_date": "2024-10-01T00:00:00"}
+    return [
+        common
+        | {"question_content": "Add two numbers.", "question_id": "abc_1", "starter_code": "", "metadata": "{}"}
+        | {"public_test_cases": json.dumps([case("1 2\n", "3\n")]), "private_test_cases": packed},
+        common
+        | {"question_content": "Double {x}.", "question_id": "2", "metadata": json.dumps({"func_name": "double"})}
+        | {"starter_code": "class Solution:\n    def double(self, x: int) -> int:"}
+        | {"public_test_cases": json.dumps([case("2", "4", "functional")]), "private_test_cases": "[]"},
+    ]
+
+
+def test_livecodebench_as_its_source_writes_it(tmp_path):
+    problems = read("livecodebench_v5", write(tmp_path / "lcb.jsonl", *livecodebench_rows()))
+    assert [problem.id for problem in problems] == ["abc_1", "2"]
+    assert "```python\n\n# YOUR CODE HERE\n```" in problems[0].problem
+    assert "Double {x}." in problems[1].problem
+    assert "```python\nclass Solution:\n    def double(self, x: int) -> int:\n# YOUR" in problems[1].problem
+    try:
+        reward = load_reward("code_tests")
+    except RewardError as error:
+        pytest.skip(str(error))
+    texts = [
+        "```python\nprint(sum(map(int, input().split())))\n```",
+        "```python\nclass Solution:\n    def double(self, x: int) -> int:\n        return 2 * x\n```",
+    ]
+    names = ("public_test_cases", "private_test_cases", "metadata")
+    columns = {name: [problem.columns[name] for problem in problems] for name in names}
+    assert reward(completions=texts, **columns) == [1.0, 1.0]
+    assert reward(completions=texts[::-1], **columns) == [0.0, 0.0]
 
 
 def test_gpqa_without_a_copy_of_one_s_own_says_how_to_get_it():
