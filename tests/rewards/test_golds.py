@@ -78,6 +78,27 @@ def test_golds_that_mean_nothing(gold):
     assert gold_problem(gold)
 
 
+SENTINELS = [
+    "proof", "Proof.", r"\text{proof}", "notfound", "not found", "Not Found", "See solution", "see the solution",
+    "See solution above", "see explanation", "empty", "null", "N/A", "no answer", "No answer found", "not provided",
+    "missing", "Proof omitted", "The proof is complete", "proved", "refer to the solution", "unknown", "-", "...", "??",
+    r"\square", r"\blacksquare", "TBD", "solution not found", "proof by induction", "Q.E.D.", "not available",
+]  # fmt: skip
+MEANT = ["east", "no solution", "0", "none of these", "even", "-1", r"\emptyset", "true", "no", "No real solutions"]
+
+
+@pytest.mark.parametrize("gold", SENTINELS)
+def test_what_stands_where_a_dataset_has_no_answer_is_unusable(gold):
+    assert gold_problem(gold)
+    assert grade(f"\\boxed{{{gold}}}", gold).correct is None
+
+
+@pytest.mark.parametrize("gold", MEANT)
+def test_words_that_are_answers_stay_usable(gold):
+    assert gold_problem(gold) is None
+    assert grade(f"\\boxed{{{gold}}}", gold).correct
+
+
 def test_hostile_golds_are_refused_or_harmless():
     bad = check_golds(["(" * 3_000 + "1" + ")" * 3_000, "9" * 100_000, "7"], workers=1)
     assert [each.row for each in bad] == [0, 1]

@@ -8,6 +8,7 @@ from mpmath import mp
 from rewards.grader.comparing.exact import PRIME, NotRational, rational, residue
 from rewards.grader.comparing.numeric import Undefined, real_value, same_value
 from rewards.grader.syntax_tree import (
+    MINUS_ONE,
     Node,
     Number,
     Power,
@@ -33,6 +34,8 @@ def same_amount(left: Node, right: Node) -> bool:
     """Whether two values, with or without units, are equal. Raises TooLarge when that cannot be decided cheaply."""
     if left == right:
         return True
+    if is_bare_unit(left) != is_bare_unit(right):
+        return False  # cm is not 1 cm, nor 1
     (a, unit_a), (b, unit_b) = split_unit(left), split_unit(right)
     if unit_a is None and unit_b is None:
         return same_expression(a, b)
@@ -55,6 +58,16 @@ def same_amount(left: Node, right: Node) -> bool:
         degrees, radians = (a, b) if unit_a == DEGREE else (b, a)
         return same_expression(Product((degrees, PER_DEGREE)), radians)
     return False
+
+
+def is_bare_unit(node: Node) -> bool:
+    """Whether a node is a unit, sign of currency or word without any number."""
+    match node:
+        case Product(factors):
+            return all(is_bare_unit(factor) or factor == MINUS_ONE for factor in factors)
+        case Power(base, _):
+            return is_bare_unit(base)
+    return isinstance(node, Unit)
 
 
 def _same_with_optional_unit(amount: Node, unit: Unit, bare: Node) -> bool:
@@ -117,6 +130,8 @@ def split_unit(node: Node) -> tuple[Node, Unit | None]:
             power = rational(exponent)
             return Power(value, exponent), to_power(base_unit or Unit(), power)
         case Sum(terms):
+            if any(is_bare_unit(term) for term in terms):
+                raise Unreadable("a unit without a number")
             parts = [split_unit(term) for term in terms]
             units = [unit or Unit() for _, unit in parts]
             if units[-1].dimensions and not any(unit.dimensions for unit in units[:-1]):

@@ -1,6 +1,7 @@
 """An answer without its wording: labels, chains of equalities, plus-minus signs and approximations resolved."""
 
 from rewards.grader.comparing.amounts import as_decimal, same_amount, split_unit
+from rewards.grader.comparing.labels import COORDINATES, label_of
 from rewards.grader.comparing.numeric import Undefined, real_value
 from rewards.grader.syntax_tree import (
     Apply,
@@ -23,9 +24,9 @@ from rewards.grader.syntax_tree import (
     negative,
     rebuilt,
 )
+from rewards.grader.units import PERCENT
 
 WORST_APPROXIMATION = 0.1  # relative
-FUNCTION_NAMES = frozenset({"f", "g", "h", "F", "G", "H", "P", "Q"})
 
 
 def canonical(node: Node) -> Node:
@@ -91,9 +92,12 @@ def _check_approximations(sides: list[Node], operators: list[str]) -> None:
     for left, operator, right in zip(sides, operators, sides[1:], strict=False):
         if operator == "~" and not free_symbols(left) and not free_symbols(right):
             try:
-                a, b = real_value(split_unit(left)[0]), real_value(split_unit(right)[0])
+                (value, unit), (approximation, other) = split_unit(left), split_unit(right)
+                a, b = real_value(value), real_value(approximation)
             except Undefined:
                 continue
+            if PERCENT in (unit, other) and unit != other and a is not None and b is not None:
+                a, b = (a / 100, b) if unit == PERCENT else (a, b / 100)
             if a is not None and b is not None and abs(a - b) > WORST_APPROXIMATION * max(abs(a), abs(b)):
                 raise Unreadable("a contradiction")
 
@@ -102,6 +106,15 @@ def _equality(sides: list[Node]) -> Node:
     """An equation, an assignment, or the value of a chain such as x = 2 + 3 = 5."""
     head = sides[0]
     is_name = _is_name(head, sides[1])
+    rest = Listing(tuple(sides[1:]))
+    if len(sides) > 2 and isinstance(head, Product) and not (free_symbols(head) & COORDINATES or free_symbols(rest)):
+        return _equality(sides[1:])  # a formula and its value: pi r^2 = pi 4^2 = 16 pi
+    while len(sides) > 2 and label_of(head, sides[-1]) and label_of(sides[1], sides[-1]):
+        sides = sides[1:]  # AB = CD = 5
+        head, is_name = sides[0], True
+    names = [side for side in sides[:-1] if isinstance(side, Symbol) and free_symbols(side)]
+    if len(sides) > 2 and len(names) == len(sides) - 1 and not free_symbols(sides[-1]):
+        return Listing(tuple(Relation((name, sides[-1]), ("=",)) for name in names))  # x = y = 3
     if (is_name and len(sides) > 2) or not free_symbols(Listing(tuple(sides))):
         values = sides[1:] if is_name else sides
         best = next((value for value in reversed(values) if as_decimal(value) is None), values[-1])
@@ -137,32 +150,10 @@ def _is_label(node: Node) -> bool:
 def _is_name(node: Node, value: Node) -> bool:
     if isinstance(node, Symbol):
         return node.name not in free_symbols(value) and bool(free_symbols(node))
-    return _function_name(node, value) is not None
+    return label_of(node, value) is not None
 
 
-def _function_name(node: Node, value: Node) -> str | None:
-    """f(x), P(A), a segment AB, |S|, m + n: names of a value that may be left out."""
-    if isinstance(node, Apply) and node.function in ("abs", "norm") and isinstance(node.arguments[0], Symbol):
-        return node.function if not free_symbols(value) else None
-    if isinstance(node, Sum) and all(isinstance(term, Symbol) for term in node.terms) and not free_symbols(value):
-        return "sum"
-    if isinstance(node, Product) and len(node.factors) == 2:
-        first, second = node.factors
-        if isinstance(first, Power) and isinstance(first.base, Symbol) and first.base.name in FUNCTION_NAMES:
-            first = first.base  # the inverse of f
-        if not isinstance(first, Symbol):
-            return None
-        name = first.name
-        if isinstance(second, Symbol) and second.name.startswith("angle "):
-            return second.name  # the measure of an angle
-        applied = isinstance(second, Symbol) and second.name in free_symbols(value)  # y(t) = 3t
-        segment = name.isupper() and isinstance(second, Symbol) and second.name.isupper()
-        if (name[0] in FUNCTION_NAMES or segment or applied) and name not in free_symbols(value):
-            return name
-    return None
-
-
-def assignment(node: Node) -> tuple[str | None, Node] | None:
+def assignment(node: Node, in_gold: bool = False) -> tuple[str | None, Node] | None:
     """Name and value of `x = 5` or `5 = x`; the name is None where it is a mere label such as f(x)."""
     if not (isinstance(node, Relation) and node.operators == ("=",)):
         return None
@@ -171,6 +162,6 @@ def assignment(node: Node) -> tuple[str | None, Node] | None:
             if name == node.sides[1] and free_symbols(value):
                 continue
             return name.name, value
-        if _function_name(name, value):
+        if label_of(name, value, in_gold):
             return None, value
     return None

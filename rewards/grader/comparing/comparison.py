@@ -6,6 +6,7 @@ from rewards.grader.comparing.amounts import same_amount, same_expression
 from rewards.grader.comparing.canonical import assignment, canonical
 from rewards.grader.comparing.equations import same_equation
 from rewards.grader.comparing.exact import NotRational, rational
+from rewards.grader.comparing.labels import same_labels
 from rewards.grader.comparing.real_sets import RealSet, is_real_set, real_set, same_real_set
 from rewards.grader.syntax_tree import (
     Apply,
@@ -43,9 +44,12 @@ def _equal(a: Node, b: Node) -> bool:
     for first, second in ((a, b), (b, a)):
         if isinstance(first, Words | Based | Congruence):
             return _equal_special(first, second)
-    named_a, named_b = assignment(a), assignment(b)
+    named_a, named_b = assignment(a, in_gold=True), assignment(b)
     if named_a and named_b:
-        if named_a[0] == named_b[0] or not named_a[0] or not named_b[0]:
+        name, other = named_a[0], named_b[0]
+        if not name and not other and not same_labels(_head(a, named_a[1]), _head(b, named_b[1])):
+            return False
+        if not name or not other or name == other or name.startswith(f"{other}_") or other.startswith(f"{name}_"):
             return _equal(named_a[1], named_b[1])
         return isinstance(a, Relation) and isinstance(b, Relation) and same_equation(a, b)
     for named, other in ((named_a, b), (named_b, a)):
@@ -71,6 +75,12 @@ def _equal(a: Node, b: Node) -> bool:
     if scaled_a is not None or scaled_b is not None:
         return _equal(scaled_a or a, scaled_b or b)
     return same_amount(a, b)
+
+
+def _head(node: Node, value: Node) -> Node:
+    """The side of an equation that is not its value."""
+    assert isinstance(node, Relation)
+    return node.sides[0] if node.sides[1] == value else node.sides[1]
 
 
 def _single(node: Node) -> Node:
@@ -226,12 +236,12 @@ def _scaled_matrix(node: Node) -> Node | None:
 
 
 def _equal_ratios(a: Node, b: Node) -> bool:
-    """3:4 equals 6:8 and 3/4."""
+    """3:4 equals 6:8 and 3/4; a ratio with a zero part equals itself alone."""
+    zero: Node = Number(Fraction(0))
+    if any(isinstance(side, Ratio) and any(same_expression(part, zero) for part in side.parts) for side in (a, b)):
+        return isinstance(a, Ratio) and isinstance(b, Ratio) and _same_parts(a.parts, b.parts)
     if isinstance(a, Ratio) and isinstance(b, Ratio):
         if len(a.parts) != len(b.parts):
-            return False
-        zero: Node = Number(Fraction(0))
-        if same_expression(a.parts[0], zero) or same_expression(b.parts[0], zero):
             return False
         return all(
             same_expression(Sum((Product((x, b.parts[0])), negative(Product((y, a.parts[0]))))), zero)

@@ -211,7 +211,7 @@ class AtomReader(FunctionReader):
             raise Unreadable("an unknown set")
         if text in (r"\angle", r"\measuredangle", r"\triangle"):
             figure = text[1:].removeprefix("measured") + " "
-            while self.token.kind == "letter":
+            while self.token.kind == "letter" or (self.token.kind == "word" and self.token.text.isupper()):
                 figure += self.advance().text
             return Symbol(figure)
         if text == r"\%":

@@ -129,6 +129,7 @@ def normalise(text: str) -> str:
     text = _plain_characters(text)
     if _depth(text) > DEEPEST:
         raise TooLarge("nested too deeply")
+    text = re.sub(r"\{\s*:\s*\}", ":", text)
     text = _GROUPED.sub(lambda match: re.sub(r"\D", "", match.group()), text)
     text = _ROW_SPACING.sub(r"\\\\", text)
     for pattern, spelling in _CHOOSING:

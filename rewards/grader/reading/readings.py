@@ -28,6 +28,22 @@ _BASED = re.compile(
     r"\s*(?:_\s*(?:\{\s*)?(?:\\text\s*\{)?\s*(?:base\s*)?(?P<subscript>\d{1,2}|[a-z]+)\s*\}?\s*\}?"
     r"|\s*\(?(?:\\text\s*\{)?\s*\(?(?:in )?base[ ~-]?\s*\}?\s*(?P<base>\d{1,2}|[a-z]+)\s*\)?\}?\)?)$"
 )
+# P(A|B) = ..., E[X] = ..., a . b = ... of vectors: names of a value that are no mathematics of the grammar's.
+_NAMED = re.compile(
+    r"^(?:(?:\\(?:operatorname|text|mathbb|mathrm)\s*\{\s*)?(?:P|Pr|E|D|Var|\\Pr)\s*\}?\s*[(\[](?:[^()\[\]]|\([^()]*\))*[)\]]"
+    r"|\\(?:vec|overrightarrow|mathbf)\s*(?:\{\s*\w+\s*\}|\w)\s*\\cdot\s*\\(?:vec|overrightarrow|mathbf)\s*(?:\{\s*\w+\s*\}|\w))"
+    r"\s*=\s*(?=[^=]+$)"
+)
+# 2x = 6 => x = 3 says x = 3; "1/3 (about 0.33)" is 1/3 ≈ 0.33.
+_ARROW = re.compile(
+    r"^.*=.*(?:\\(?:Rightarrow|Longrightarrow|implies|therefore)(?![A-Za-z])|=>|\\text\s*\{\s*(?:so|hence|thus|therefore),?\s*\})"
+    r"[\s,]*(?=[^=]*(?:=|\d))(?!.*(?:\\implies|[Rr]ightarrow))"
+)
+_APPROXIMATELY = re.compile(
+    r"(?<![=\s,;(])\s*(?:[,;]\s*(?:\\text\s*\{\s*)?(?:or\s+)?|(?:\\text\s*\{\s*)?(?:\(\s*|or\s+)(?:\\text\s*\{\s*)?)"
+    r"(?:approximately|approx\.?|about|roughly|around|\\approx(?![A-Za-z]))\s*\}?\s*"
+    r"(?P<value>-?\$?[\d.,]*\d(?:\s*\\?%|\s*\\text\s*\{[^{}]*\}(?:\^\d)?)?)[)}\s]*$"
+)
 _LOOSE_UNIT = frozenset("msghLNJWVAK")
 
 
@@ -43,6 +59,7 @@ def readings(text: str) -> tuple[Node, ...]:
     written = normalise(without_leading_words(text.strip()))
     if not written:
         raise Unreadable("empty")
+    written = _NAMED.sub("", _APPROXIMATELY.sub(r" \\approx \g<value>", _ARROW.sub("", written)))
     words = in_words(written)
     if words is not None:
         return (words,)
@@ -66,10 +83,11 @@ def readings(text: str) -> tuple[Node, ...]:
             continue
         except RecursionError as error:
             raise TooLarge("nested too deeply") from error
-        if _all_units(node) and has_words(node):
-            if spoken is None:
+        if _all_units(node):
+            if spoken is not None:
+                return (spoken,)
+            if has_words(node):
                 raise Unreadable("a long text")
-            return (spoken,)
         found.append(node)
     if found:
         return tuple(found)

@@ -48,7 +48,6 @@ _DATES = (
 )
 _WEEKDAY = re.compile(r"^(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+(?=\S+\s*\d|\d)")
 _TIME = re.compile(r"^(?P<hour>\d{1,2})(?:\s*:\s*(?P<minute>\d{2}))?\s*(?P<half>[ap])\.?\s?m\.?$")
-_CLOCK = re.compile(r"^(?P<hour>[01]?\d|2[0-3])\s*:\s*(?P<minute>[0-5]\d)(?:\s*(?:h|hours|o'clock))?$")
 
 
 def without_leading_words(text: str) -> str:
@@ -132,9 +131,3 @@ def _time(plain: str) -> Words | None:
         if 1 <= hour <= 12 and minute < 60:
             return Words(f"time {hour % 12 + (12 if match['half'] == 'p' else 0)}:{minute:02}")
     return None
-
-
-def clock_time(text: str) -> tuple[int, int] | None:
-    """Hour and minute of a bare 3:30, which may also be a ratio; None for anything else."""
-    match = _CLOCK.match(plain_text(text))
-    return (int(match["hour"]), int(match["minute"])) if match else None
