@@ -13,6 +13,7 @@ from rewards.grader.comparing.comparison import equal
 from rewards.grader.comparing.exact import NotRational, rational
 from rewards.grader.reading.notation import normalise
 from rewards.grader.reading.readings import has_dimension, loose_unit_reading, readings
+from rewards.grader.reading.repairs import repaired
 from rewards.grader.reading.shown import kind_of, shown
 from rewards.grader.reading.wording import plain_text
 from rewards.grader.syntax_tree import (
@@ -124,6 +125,7 @@ def gold_answer(gold: str) -> str:
     """The answer in a gold: what follows `####`, or its final box, or all of it."""
     if "####" in gold:
         gold = gold.rpartition("####")[2]
+    gold = repaired(gold)
     boxes = final_boxes(gold)
     return ", ".join(boxes) if boxes else gold.strip()
 

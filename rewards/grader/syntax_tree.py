@@ -126,7 +126,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Congruence:
-    """left = right (mod modulus)."""
+    """left = right (mod modulus); `left` is RESIDUE where none is written."""
 
     left: "Node"
     right: "Node"
@@ -172,6 +172,7 @@ Node: TypeAlias = (
 )
 
 ONE, MINUS_ONE = Number(Fraction(1)), Number(Fraction(-1))
+RESIDUE = Symbol("residue")
 CONSTANTS = frozenset({"pi", "e", "i", "oo"})
 
 

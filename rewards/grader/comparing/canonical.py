@@ -1,9 +1,11 @@
 """An answer without its wording: labels, chains of equalities, plus-minus signs and approximations resolved."""
 
 from rewards.grader.comparing.amounts import as_decimal, same_amount, split_unit
+from rewards.grader.comparing.arrays import computed
 from rewards.grader.comparing.labels import COORDINATES, label_of
 from rewards.grader.comparing.numeric import Undefined, real_value
 from rewards.grader.syntax_tree import (
+    MINUS_ONE,
     Apply,
     Bracketed,
     Listing,
@@ -14,6 +16,7 @@ from rewards.grader.syntax_tree import (
     Product,
     Relation,
     SetOf,
+    SetOperation,
     Sum,
     Symbol,
     TooLarge,
@@ -48,7 +51,20 @@ def canonical(node: Node) -> Node:
         return Bracketed(node.opening, node.closing, tuple(canonical(item) for item in node.items))
     if isinstance(node, Matrix):
         return Matrix(tuple(tuple(canonical(entry) for entry in row) for row in node.rows))
-    return node
+    match node:
+        case SetOperation(operator, left, right):
+            return SetOperation(operator, canonical(left), canonical(right))
+        case Sum((left, Product((sign, right)))) if sign == MINUS_ONE and _is_set(left) and _is_set(right):
+            return SetOperation("difference", left, right)
+    return computed(node)
+
+
+def _is_set(node: Node) -> bool:
+    return (
+        isinstance(node, SetOf | SetOperation)
+        or node == Symbol("set R")
+        or (isinstance(node, Bracketed) and len(node.items) == 2 and (node.opening, node.closing) != ("(", ")"))
+    )
 
 
 def _both_signs(node: Node) -> tuple[Node, Node]:

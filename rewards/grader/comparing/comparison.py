@@ -9,6 +9,7 @@ from rewards.grader.comparing.exact import NotRational, rational
 from rewards.grader.comparing.labels import same_labels
 from rewards.grader.comparing.real_sets import RealSet, is_real_set, real_set, same_real_set
 from rewards.grader.syntax_tree import (
+    RESIDUE,
     Apply,
     Based,
     Bracketed,
@@ -40,16 +41,16 @@ def equal(left: Node, right: Node) -> bool:
 def _equal(a: Node, b: Node) -> bool:
     if a == b:
         return True
-    a, b = _single(a), _single(b)
+    a, b = _single(_finite(a)), _single(_finite(b))
     for first, second in ((a, b), (b, a)):
         if isinstance(first, Words | Based | Congruence):
             return _equal_special(first, second)
     named_a, named_b = assignment(a, in_gold=True), assignment(b)
     if named_a and named_b:
-        name, other = named_a[0], named_b[0]
-        if not name and not other and not same_labels(_head(a, named_a[1]), _head(b, named_b[1])):
+        name, second_name = named_a[0], named_b[0]
+        if not name and not second_name and not same_labels(_head(a, named_a[1]), _head(b, named_b[1])):
             return False
-        if not name or not other or name == other or name.startswith(f"{other}_") or other.startswith(f"{name}_"):
+        if not name or not second_name or _same_name(name, second_name):
             return _equal(named_a[1], named_b[1])
         return isinstance(a, Relation) and isinstance(b, Relation) and same_equation(a, b)
     for named, other in ((named_a, b), (named_b, a)):
@@ -77,10 +78,31 @@ def _equal(a: Node, b: Node) -> bool:
     return same_amount(a, b)
 
 
+def _same_name(a: str, b: str) -> bool:
+    """S may stand for S_{ABC}; S_1 and S_2 differ."""
+    return a == b or a == b.partition("_")[0] or b == a.partition("_")[0]
+
+
 def _head(node: Node, value: Node) -> Node:
     """The side of an equation that is not its value."""
     assert isinstance(node, Relation)
     return node.sides[0] if node.sides[1] == value else node.sides[1]
+
+
+def _finite(node: Node) -> Node:
+    """The set that a union, intersection or difference of finite sets comes to."""
+    if not isinstance(node, SetOperation):
+        return node
+    left, right = _finite(node.left), _finite(node.right)
+    if not isinstance(left, SetOf) or not isinstance(right, SetOf):
+        return node
+    if max(len(left.items), len(right.items)) > LONGEST_LIST:
+        raise Unreadable("too many elements")
+    shared = tuple(item for item in left.items if any(_maybe_equal(item, other) for other in right.items))
+    if node.operator == "intersection":
+        return SetOf(shared)
+    kept = tuple(item for item in left.items if item not in shared)
+    return SetOf(kept if node.operator == "difference" else left.items + right.items)
 
 
 def _single(node: Node) -> Node:
@@ -100,11 +122,18 @@ def _equal_special(first: Node, second: Node) -> bool:
             return a == b
         case Based(a, base, sign), Based(b, other, other_sign):
             return base == other and a == b and sign == other_sign
-        case Congruence(a, b, modulus), Congruence(c, d, other) if same_expression(modulus, other) and a == c:
+        case Congruence(a, b, modulus), Congruence(c, d, other) if same_expression(modulus, other) and (
+            a == c or RESIDUE in (a, c)
+        ):
             try:
                 return (rational(b) - rational(d)) % rational(modulus) == 0
             except (NotRational, ZeroDivisionError):
                 return same_expression(b, d)
+        case Congruence(a, b, modulus), other if a == RESIDUE and not isinstance(other, Congruence):
+            try:  # 3 (mod 7) is 3, 10 (mod 7) is not
+                return 0 <= rational(b) < rational(modulus) and same_amount(b, other)
+            except (NotRational, ZeroDivisionError):
+                return False
     return False
 
 

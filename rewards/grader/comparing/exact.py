@@ -1,5 +1,6 @@
 """Exact evaluation of expressions: as a rational, or modulo a large prime at chosen values of the variables."""
 
+import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import lru_cache
@@ -168,6 +169,7 @@ _RATIONAL: dict[str, Callable[..., Fraction]] = {
     "gcd": lambda *values: Fraction(gcd(*_integers(*values))),
     "lcm": lambda *values: Fraction(lcm(*_integers(*values))),
     "log": _logarithm,
+    "mod": lambda value, modulus: Fraction(operator.mod(*_integers(value, modulus))),
 }
 
 

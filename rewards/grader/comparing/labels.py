@@ -8,6 +8,7 @@ from rewards.grader.syntax_tree import (
     Power,
     Product,
     Ratio,
+    SetOperation,
     Sum,
     Symbol,
     children,
@@ -39,6 +40,8 @@ def label_of(node: Node, value: Node, in_gold: bool = False) -> str | None:
     match node:
         case Apply("abs" | "norm", (Symbol(name),)) if name not in ("x", "y"):
             return "size"
+        case SetOperation(_, left, right) if _is_point(left) and _is_point(right):
+            return "set"
         case Ratio(parts) if all(_is_name(part) for part in parts):
             return "ratio"
         case Product((above, Power(below, exponent))) if exponent == MINUS_ONE and _is_name(above) and _is_name(below):

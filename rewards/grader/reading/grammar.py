@@ -8,6 +8,8 @@ from fractions import Fraction
 from rewards.grader.reading.atoms import AtomReader
 from rewards.grader.reading.tokens import CURRENCIES, Token
 from rewards.grader.syntax_tree import (
+    RESIDUE,
+    Apply,
     Congruence,
     Listing,
     Matrix,
@@ -50,6 +52,7 @@ RELATIONS = {
 SET_OPERATIONS = {r"\cup": "union", r"\cap": "intersection", r"\setminus": "difference"}
 TIMES = (r"\times", r"\cdot", "*", r"\ast")
 DIVIDED = ("/", r"\div")
+MODULO = (r"\bmod", r"\mod", "mod")
 JOINTS = (",", ";", "or", "and")
 
 
@@ -83,6 +86,11 @@ class LatexReader(AtomReader):
             items.append(self.relation())
         if not joints:
             return items[0]
+        last = items[-1]
+        if isinstance(last, Congruence) and last.left == RESIDUE:  # x = 1, 4 (mod 5)
+            head = items[0].sides[0] if isinstance(items[0], Relation) else RESIDUE
+            rights = [item.sides[1] if isinstance(item, Relation) else item for item in items[:-1]]
+            items = [Congruence(head, right, last.modulus) for right in (*rights, last.right)]
         words = {joint for joint in joints if joint != ","}
         if len(words) > 1:
             raise Unreadable("mixes and with or")
@@ -95,29 +103,35 @@ class LatexReader(AtomReader):
             operators.append(RELATIONS[self.token.text])
             self.advance()
             sides.append(self.set_operation())
+        modulus = self.modulus()
+        if modulus is not None and len(sides) <= 2 and set(operators) <= {"=", "=="}:
+            return Congruence(sides[0] if operators else RESIDUE, sides[-1], modulus)
         if not operators:
             return sides[0]
-        if operators == ["=="]:
-            modulus = self.modulus()
-            if modulus is not None:
-                return Congruence(sides[0], sides[1], modulus)
+        if operators == ["=="] and isinstance(sides[1], Apply) and sides[1].function == "mod":
+            return Congruence(sides[0], *sides[1].arguments)
         return Relation(tuple(sides), tuple("=" if operator == "==" else operator for operator in operators))
 
     def modulus(self) -> Node | None:
-        """`\\pmod{n}`, `\\bmod n`, `(mod n)`, `mod n` after a congruence."""
-        if self.token.text in (r"\pmod", r"\bmod", r"\mod"):
+        """`\\pmod{n}` or `(mod n)` after a congruence or a residue."""
+        if self.token.text == r"\pmod":
             self.advance()
             return self.argument() if self.token.text == "{" else self.sum()
-        bracket = self.token.text == "(" and self.tokens[self.position + 1].text == "mod"
-        if bracket:
+        if self.token.text == "(" and self.tokens[self.position + 1].text in MODULO:
             self.advance()
-        if bracket or self.token.text == "mod":
             self.advance()
             modulus = self.sum()
-            if bracket:
-                self.expect(")")
+            self.expect(")")
             return modulus
         return None
+
+    def remainder(self) -> Node:
+        """`17 \\bmod 5`, `17 mod 5`."""
+        node = self.sum()
+        if self.token.text in MODULO:
+            self.advance()
+            node = Apply("mod", (node, self.argument() if self.token.text == "{" else self.sum()))
+        return node
 
     def set_operation(self) -> Node:
         left = self.ratio()
@@ -133,7 +147,7 @@ class LatexReader(AtomReader):
         return before.text in (")", "]", r"\}") and behind.text in ("(", "[", r"\{")
 
     def ratio(self) -> Node:
-        parts = [self.sum()]
+        parts = [self.remainder()]
         while not self.in_set and self.token.text in (":", r"\colon") and self.token.kind in ("sign", "command"):
             self.advance()
             parts.append(self.sum())
@@ -238,7 +252,7 @@ class LatexReader(AtomReader):
             return (
                 token.text in "([{|" + "".join(CURRENCIES)
                 and not (token.text == "|" and self.bars)
-                and not (token.text == "(" and self.tokens[self.position + 1].text == "mod")
+                and not (token.text == "(" and following.text in MODULO)
             )
         return token.kind == "command" and self.command_starts_atom(token.text)
 

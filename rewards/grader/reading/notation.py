@@ -3,6 +3,7 @@
 import re
 import unicodedata
 
+from rewards.grader.reading.repairs import repaired
 from rewards.grader.syntax_tree import TooLarge
 
 LONGEST = 2_000  # characters
@@ -126,7 +127,7 @@ def normalise(text: str) -> str:
     """
     if len(text) > LONGEST:
         raise TooLarge("answer too long")
-    text = _plain_characters(text)
+    text = _plain_characters(repaired(text))
     if _depth(text) > DEEPEST:
         raise TooLarge("nested too deeply")
     text = re.sub(r"\{\s*:\s*\}", ":", text)
