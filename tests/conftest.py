@@ -10,6 +10,8 @@ set_cpu_environment()
 
 import torch  # noqa: E402
 
+pytest_plugins = ["recipe_files"]
+
 
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():

@@ -126,7 +126,7 @@ def _reward(tokenizer: ChatTokenizer, name: str, options: object):
 
 def _with_usable_golds(problems: list[Problem], options: argparse.Namespace) -> list[Problem]:
     """Without those whose gold the reward cannot use, if --bad-golds says so; otherwise they are an error."""
-    from led_rl.training.checks import GOLD_KINDS
+    from led_rl.training.checks.rows import GOLD_KINDS
     from rewards import check_golds
 
     kind = GOLD_KINDS.get(options.reward)

@@ -15,9 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 from led_rl.training.config import CONFIGS, Recipe, RecipeError
 
 PATH_KEYS = ("deepspeed", "dataset")
+DEFAULTS = {"use_vllm": True, "logging_steps": 1}  # of recipes; the configs' own are TRL's
 # Keys of TRL's that would be set without effect here, and what to say instead.
 ELSEWHERE = {
     "reward_weights": "give each entry of `rewards` its own `weight`",
+    "data_seed": "GRPO orders the rows by `seed`",
     "resume_from_checkpoint": "a run goes on from its last whole checkpoint by itself; `resume: never` starts over",
 }
 
@@ -43,10 +45,13 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     for key in PATH_KEYS:
         if isinstance(values.get(key), str):
             values[key] = _resolve(path, key, values[key])
+    if isinstance(values.get("model_name_or_path"), str):
+        values["model_name_or_path"] = _model_folder(path, values["model_name_or_path"])
 
     def build(config: type) -> Any:
         try:
-            return config(**{key: value for key, value in values.items() if fields[key][0] is config})
+            given = DEFAULTS | values
+            return config(**{key: value for key, value in given.items() if fields[key][0] is config})
         except (ValueError, TypeError) as error:
             raise RecipeError(f"{path}: {error}") from error
 
@@ -152,6 +157,12 @@ def _resolve(path: Path, key: str, value: str) -> str:
         if candidate.is_file():
             return str(candidate)
     raise RecipeError(f"{path}: key {key!r}: file {value!r} not found (looked at {', '.join(map(str, tried))})")
+
+
+def _model_folder(path: Path, value: str) -> str:
+    """A checkpoint folder, as seen from here or from the recipe's folder; a hub id stays as it is."""
+    tried = [Path(value).expanduser(), path.parent / value, path.parent.parent / value]
+    return next((str(folder) for folder in tried if folder.is_dir()), value)
 
 
 def help_text() -> str:

@@ -233,7 +233,7 @@ def test_the_config_has_led_s_request_keys_with_their_defaults():
 
 
 def supports(tmp_path, **values):
-    config = LEDGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **values)
+    config = LEDGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **({"use_vllm": True} | values))
     return config.train_support, config.needs_supports
 
 
