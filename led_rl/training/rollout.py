@@ -185,7 +185,7 @@ def check_sampling_arguments(args: LEDGRPOConfig) -> None:
     given.pop("structured_outputs", None)  # TRL makes an object of it
     try:
         trl_generation.SamplingParams(**given)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # vLLM raises classes of its own
         raise CheckError(f"generation_kwargs: {str(error).splitlines()[0]}") from error
 
 
