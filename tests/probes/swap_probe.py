@@ -10,9 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from led_rl.engines.environment import prepare_environment
+from led_rl.engines.environment import prepare_training
 
-prepare_environment()
+prepare_training()
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
 import torch  # noqa: E402
