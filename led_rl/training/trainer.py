@@ -14,6 +14,7 @@ from trl.trainer.utils import get_config_model_id
 
 from led_rl.decoding import PREFIX, check_decoding
 from led_rl.sampler.capture_options import EngineOptions
+from led_rl.training.checkpointing import CheckpointingTrainer
 from led_rl.training.checks.arguments import check_architecture, check_trainer_arguments
 from led_rl.training.checks.running import (
     check_gradient,
@@ -38,7 +39,7 @@ LITTLE_MASS = (
 logger = logging.getLogger(__name__)
 
 
-class LEDGRPOTrainer(GRPOTrainer):
+class LEDGRPOTrainer(CheckpointingTrainer):
     """`trl.GRPOTrainer` whose rollouts may be sampled with LED. The only changes to TRL's:
 
     * the rollout engine is `LEDVLLMGeneration`: vLLM that captures latent states, seeded with the run's seed, its
@@ -50,13 +51,17 @@ class LEDGRPOTrainer(GRPOTrainer):
     * logged beside TRL's metrics at every step: `rollout/*` (thinking, answer and total length in tokens, tokens/s),
       `time/*` (rollout, reward, weight_sync, training; seconds, the slowest process) and, with LED, `led/*`
       (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth; none
-      of these with a server, which hands on tokens, log-probabilities and supports alone).
-
+      of these with a server, which hands on tokens, log-probabilities and supports alone), averaged over whole
+      completions, all turns of a tool loop together;
     * with `train_support: sampled`, the log-probabilities of the loss, of the old policy and of the reference model are
       normalised over the ids that the engine could have drawn (supported_loss.py), and so are the entropy metric and
-      the KL term; `led/support_mass` says how much of the policy lies there, `correction/*` how the ratios spread.
+      the KL term; `led/support_mass` says how much of the policy lies there, `correction/*` how the ratios spread;
+    * what would learn nothing in silence is an error: an infinite reward, a gradient that is no number, a dataset
+      smaller than a batch (checks/);
+    * completions that a `stop` string ended are not counted, nor masked, as cut short;
+    * `save_total_limit` leaves copies of checkpoints alone; a run resumed within a batch rolls out in phase.
 
-    The advantages, the form of the loss, the data flow and checkpoints are TRL's.
+    The advantages, the form of the loss and the data flow are TRL's. A plain GRPOConfig trains as with TRL's class.
     """
 
     args: LEDGRPOConfig

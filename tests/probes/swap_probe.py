@@ -6,6 +6,7 @@ swap_probe.py uneven MODEL FOLDER   by torchrun on two processes, of which one a
 """
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -201,7 +202,47 @@ def swap(model: str, folder: Path) -> dict:
             assert dict(trainer.args.generation_kwargs or {}) == before
             facts.setdefault(name, {})[who] = outcome(trainer)
         print(name, flush=True)
+    facts["resumed within a batch"] = resumed_within_a_batch(model, folder / "phase")
+    facts["errors"] = errors(model, folder / "errors")
     return facts
+
+
+def resumed_within_a_batch(model: str, folder: Path) -> list[dict]:
+    """Logs of a run that goes on at step 2, where a rollout serves steps 1 to 4 and 5 to 8."""
+    config = {"config": {"steps_per_generation": 4, "max_steps": 8, "save_strategy": "steps", "save_steps": 2}}
+    build(LEDGRPOTrainer, LEDGRPOConfig, model, folder, config).train()
+    trainer = build(LEDGRPOTrainer, LEDGRPOConfig, model, folder, config)
+    trainer.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+    return trainer.state.log_history
+
+
+def errors(model: str, folder: Path) -> dict[str, str]:
+    """What trainers say of inputs that would learn nothing in silence; where all rewards are None, its log."""
+
+    def broken(model):
+        with torch.no_grad():
+            model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+
+    found = {}
+    jobs = {
+        "infinite reward": {"reward_funcs": lambda completions, **_: [1.0] * (len(completions) - 1) + [math.inf]},
+        "taken column": {"reward_funcs": lambda completions, log_extra, **_: log_extra("prompt", completions)},
+        "taken metric": {"reward_funcs": lambda completions, log_metric, **_: log_metric("loss", 1.0)},
+        "weights": {},
+        "few rows": {"train_dataset": TEXTS.select(range(1))},
+        "no evaluation set": {"config": {"eval_strategy": "steps", "eval_steps": 1}},
+        "no reward": {"reward_funcs": lambda completions, **_: [None] * len(completions)},
+    }
+    for name, example in jobs.items():
+        try:
+            trainer = build(LEDGRPOTrainer, LEDGRPOConfig, model, folder, example)
+            if name == "weights":
+                broken(trainer.model)
+            trainer.train()
+            found[name] = trainer.state.log_history
+        except ValueError as error:
+            found[name] = str(error)
+    return found
 
 
 def led(model: str, folder: Path) -> dict:

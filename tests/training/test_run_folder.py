@@ -1,12 +1,16 @@
 """Where a run goes on: from the newest whole checkpoint of the same recipe; and that one run writes into a folder."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
+from typing import ClassVar
 
 import pytest
 import torch
+from conftest import save_tiny_model
 from recipe_files import Built
 from safetensors.torch import save_file
 from subprocesses import ROOT
@@ -98,6 +102,57 @@ def test_other_folders_are_not_the_run_s_checkpoints(run_file, tmp_path):
     assert run_folder.where_to_resume(load_recipe([run_file(resume="never")])).checkpoint is None
     with pytest.raises(Built):
         train.main([run_file(max_steps=50)])  # a longer run goes on
+
+
+def test_the_limit_of_checkpoints_leaves_copies_alone(tmp_path, models):
+    from datasets import Dataset
+
+    from led_rl.training.config import LEDGRPOConfig
+    from led_rl.training.trainer import LEDGRPOTrainer
+
+    tied = save_tiny_model(tmp_path / "tied", layers=2, tie_word_embeddings=True)
+    args = LEDGRPOConfig(
+        str(tmp_path / "out"), max_steps=4, save_steps=1, save_total_limit=2, per_device_train_batch_size=2,
+        num_generations=2, max_completion_length=2, use_cpu=True, bf16=False, disable_tqdm=True, report_to="none",
+        model_init_kwargs={"dtype": "float32"},
+    )  # fmt: skip
+    for name in ("checkpoint-best", "checkpoint-1-copy"):
+        save_checkpoint(tmp_path / "out" / name, 1)
+    rows = Dataset.from_dict({"prompt": ["a", "b", "c", "d"]})
+    LEDGRPOTrainer(str(tied), lambda completions, **_: [float(len(c)) for c in completions], args, rows).train()
+    names = {path.name for path in (tmp_path / "out").glob("checkpoint-*")}
+    assert names == {"checkpoint-best", "checkpoint-1-copy", "checkpoint-3", "checkpoint-4"}
+    assert flaw_of(tmp_path / "out" / "checkpoint-4") is None  # a tied head is saved once
+
+    class Resumed(LEDGRPOTrainer):
+        """Notes what it is warned of when it loads."""
+
+        missing: ClassVar = []
+
+        def _issue_warnings_after_load(self, load_result):
+            self.missing.extend(load_result.missing_keys)
+            super()._issue_warnings_after_load(load_result)
+
+    args.max_steps = 5
+    with warned_of() as warnings:
+        trainer = Resumed(str(tied), lambda completions, **_: [float(len(c)) for c in completions], args, rows)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+    assert trainer.missing == ["lm_head.weight"]
+    assert not [line for line in warnings if "missing keys" in line]
+
+
+@contextmanager
+def warned_of():
+    """The messages of transformers' trainer while open."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("transformers.trainer")
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_a_renamed_run_and_paths_spelt_otherwise_are_the_same_run(run_file, tmp_path, monkeypatch):

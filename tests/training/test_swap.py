@@ -70,6 +70,34 @@ def test_what_a_tool_answered_is_no_part_of_a_rollout_s_length(facts_of):
         )
 
 
+def test_a_run_resumed_within_a_batch_rolls_out_where_the_unbroken_run_does(facts_of):
+    history = facts_of("swap")["resumed within a batch"]
+    rolled_out = [entry["step"] for entry in history if "rollout/total_length" in entry]
+    # 1 before the checkpoint; 3, as the batch under way is not saved; 5 as if nothing had happened
+    assert rolled_out == [1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ("infinite reward", "gave inf for completion 8 of 8"),
+        ("taken column", "log_extra: column 'prompt' would overwrite"),
+        ("taken metric", "log_metric: 'loss' would be mixed"),
+        ("weights", "the gradient of step 1 is nan"),
+        ("few rows", "has 1 rows, and a batch takes 2 prompts"),
+        ("no evaluation set", "without an eval_dataset"),
+    ],
+)
+def test_what_would_learn_nothing_in_silence_is_an_error(facts_of, job, message):
+    assert message in facts_of("swap")["errors"][job]
+
+
+def test_a_step_without_rewards_goes_on(facts_of):
+    steps = [entry for entry in facts_of("swap")["errors"]["no reward"] if "loss" in entry]
+    assert len(steps) == 2
+    assert all(entry["reward"] is None for entry in steps)
+
+
 def test_tools_that_one_process_alone_calls_do_not_wait_for_the_other(facts_of):
     steps = logged(facts_of("uneven"))
     assert [entry["step"] for entry in steps] == [1, 2]
