@@ -32,6 +32,23 @@ def endless(tmp_path, models):
     return [str(ROOT / "led_rl" / "train.py"), str(tmp_path / "run.yaml")]
 
 
+@pytest.fixture
+def start(tmp_path):
+    """`start(*command)`: a process that writes to the log; what is left of them is ended after the test."""
+    started = []
+
+    def run(*command):
+        with (tmp_path / "log").open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=clean_shell(), cwd=tmp_path)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
 def wait_for(condition, process, log):
     end = time.monotonic() + DEADLINE
     while not (found := condition()):
@@ -46,12 +63,9 @@ def training(log):
     return lambda: re.search(r"step [2-9]/", log.read_text())
 
 
-def test_sigterm_saves_and_a_killed_launcher_leaves_no_orphan(endless, tmp_path):
+def test_sigterm_saves_and_a_killed_launcher_leaves_no_orphan(endless, start, tmp_path):
     log, out = tmp_path / "log", tmp_path / "out"
-    with log.open("w") as output:
-        launcher = subprocess.Popen(
-            [BIN / "accelerate", "launch", *endless], stdout=output, stderr=output, env=clean_shell(), cwd=tmp_path
-        )
+    launcher = start(BIN / "accelerate", "launch", *endless)
     wait_for(training(log), launcher, log)
     child = int(Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()[0])
     launcher.send_signal(signal.SIGKILL)
@@ -60,10 +74,7 @@ def test_sigterm_saves_and_a_killed_launcher_leaves_no_orphan(endless, tmp_path)
     first = newest(out)
     assert "stopped by SIGTERM" in log.read_text()
 
-    with log.open("w") as output:
-        run = subprocess.Popen(
-            [sys.executable, *endless], stdout=output, stderr=output, env=clean_shell(), cwd=tmp_path
-        )
+    run = start(sys.executable, *endless)
     wait_for(lambda: re.search(r"step \d+/5000", log.read_text()), run, log)
     run.send_signal(signal.SIGTERM)
     assert run.wait(DEADLINE) == 143
