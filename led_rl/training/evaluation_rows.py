@@ -11,13 +11,11 @@ def load_evaluation_rows(recipe: Recipe) -> Dataset | None:
     """Prompts and columns of `eval_dataset`, made as the training rows are; None where the recipe names none.
 
     Raises:
-        RecipeError: what to evaluate without `eval_strategy`, or the other way round.
+        RecipeError: what to evaluate without `eval_strategy`.
         DatasetError: names the file and the row.
     """
     run, evaluates = recipe.run, recipe.training.eval_strategy != "no" or recipe.training.eval_on_start
     named = [key for key in ("eval_dataset", "eval_benchmarks") if getattr(run, key)]
-    if evaluates and not named:
-        raise RecipeError(f"{recipe.path}: eval_strategy without eval_dataset or eval_benchmarks: name one")
     if named and not evaluates:
         raise RecipeError(f"{recipe.path}: {named[0]} without eval_strategy: set eval_strategy: steps and eval_steps")
     if run.eval_dataset is None:

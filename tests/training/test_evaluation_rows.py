@@ -9,7 +9,7 @@ from conftest import save_tiny_model
 
 from led_rl.decoding import UserError
 from led_rl.train import add_benchmarks
-from led_rl.training.checks import check_recipe
+from led_rl.training.checks.recipe import check_recipe
 from led_rl.training.recipe import load_recipe
 
 
@@ -69,7 +69,7 @@ def test_benchmarks_bring_their_own_prompt_and_reward(files):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"eval_strategy": "steps"}, "eval_strategy without eval_dataset or eval_benchmarks"),
+        ({"eval_strategy": "steps"}, "without an eval_dataset (in a recipe: or eval_benchmarks)"),
         ({"eval_dataset": "HELD_OUT"}, "eval_dataset without eval_strategy: set eval_strategy: steps"),
         ({"eval_benchmarks": ["gsm8k"]}, "eval_benchmarks without eval_strategy"),
         ({"eval_dataset": "nowhere.jsonl", "eval_strategy": "steps"}, "key 'eval_dataset': file 'nowhere.jsonl'"),
