@@ -108,7 +108,6 @@ def analyse(
         raise ValueError("no completion holds a thinking token")
     numbers = {problem: number for number, problem in enumerate(problems)}
     sums = [_Sums(reader.layers + 1, len(latent) + 1) for _ in problems]
-    vocabulary = 0
     for thought in thoughts:
         thinking = [i for i, thinks in enumerate(thought.thinking) if thinks]
         if thinking:
@@ -119,7 +118,7 @@ def analyse(
             into = sums[numbers[thought.problem]]
             for positions, states in reader.states([*thought.prompt, *thought.completion], sorted(bins)):
                 settings = decoding, latent, temperature
-                vocabulary = _read_block(reader, states, settings, into, [bins[position] for position in positions])
+                _read_block(reader, states, settings, into, [bins[position] for position in positions])
             if thought.explored is not None:
                 for place, bin_ in zip(places, bins.values(), strict=True):
                     into.positions[bin_, 2:] += (float(thought.explored[thinking[place]]), 1.0)
@@ -132,9 +131,9 @@ def analyse(
         np.stack([one.confidence for one in sums]),
         np.stack([one.depth for one in sums]),
         np.stack([one.positions for one in sums]),
-        min(decoding.k, vocabulary),
+        min(decoding.k, reader.vocabulary),
         temperature,
-        vocabulary,
+        reader.vocabulary,
         latent,
         reader.has_norm,
     )
@@ -164,21 +163,19 @@ Settings = tuple[DecodingParams, Sequence[int], float]  # LED's parameters, its 
 
 def _read_block(
     reader: LayerReader, states: Sequence[Tensor], settings: Settings, into: _Sums, bins: Sequence[int]
-) -> int:
-    """Adds the tokens of one block of positions to `into`; returns the size of the vocabulary.
+) -> None:
+    """Adds the tokens of one block of positions to `into`.
 
     Args:
         states: layers + 1 of (positions, hidden).
         bins: (positions,) the bin of POSITION_BINS that a token counts for.
     """
-    vocabulary = reader.logits(states[-1][:1]).shape[-1]
-    size = max(1, LOGITS_AT_ONCE // vocabulary)
+    size = max(1, LOGITS_AT_ONCE // reader.vocabulary)
     for start in range(0, len(bins), size):
         rows = slice(start, start + size)
         explored = _read_rows(reader, [state[rows] for state in states], settings, into)
         for bin_, share in zip(bins[rows], explored, strict=True):
             into.positions[bin_, :2] += (share, 1.0)
-    return vocabulary
 
 
 def _read_rows(reader: LayerReader, states: Sequence[Tensor], settings: Settings, into: _Sums) -> list[float]:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from led_rl.evaluation.estimates import Floats
+from led_rl.evaluation.layer_reader import LayerReader
 from led_rl.evaluation.records import Record
 
 _LOGITS_AT_ONCE = 1 << 24
-TOLERANCE = 2e-2  # of the check that transformers' last hidden state gives the model's own logits
 
 
 Tokens = Sequence[int]
@@ -75,8 +75,8 @@ def layer_entropies(
         thinking_masks: for each sequence, which completion tokens were thought.
 
     Raises:
-        ValueError: no thinking token, a temperature that is not positive, or a model whose logits are not its LM head
-            applied to its last hidden state (scaled or capped logits): its layers cannot be read this way.
+        ValueError: no thinking token, or a temperature that is not positive.
+        UnreadableModelError: a model whose logits are not its head applied to its last hidden state.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
@@ -87,9 +87,10 @@ def layer_entropies(
     ]
     if not rows:
         raise ValueError("no sequence holds a thinking token")
+    reader = LayerReader(model)
     rows.sort(key=lambda row: len(row.tokens))  # little padding
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    totals = np.concatenate([_sums_over_tokens(model, batch, temperature, latent_norm) for batch in batches])
+    totals = np.concatenate([_sums_over_tokens(reader, batch, temperature, latent_norm) for batch in batches])
     tokens = np.array([sum(row.read) for row in rows], dtype=float)  # (sequences,)
     mean, error = _ratio_of_sums(totals, tokens)
     counts = tokens.astype(int).tolist()
@@ -131,9 +132,8 @@ class _Row:
     read: list[bool]  # positions whose posterior a thinking token is drawn from; the last token's is not read
 
 
-def _sums_over_tokens(model: Any, batch: list[_Row], temperature: float, latent_norm: bool) -> Floats:
+def _sums_over_tokens(reader: LayerReader, batch: list[_Row], temperature: float, latent_norm: bool) -> Floats:
     """Each layer's entropy summed over the thinking tokens of each sequence: (rows, layers + 1)."""
-    device = model.get_output_embeddings().weight.device
     longest = max(len(row.tokens) for row in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)  # (rows, positions) padded on the right
     mask = torch.zeros_like(ids)
@@ -142,7 +142,8 @@ def _sums_over_tokens(model: Any, batch: list[_Row], temperature: float, latent_
         ids[i, : len(row.tokens)] = torch.tensor(row.tokens)
         mask[i, : len(row.tokens)] = 1
         read[i, : len(row.read)] = torch.tensor(row.read)
-    output = model(
+    device = reader.device
+    output = reader.model(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
         output_hidden_states=True,
@@ -150,34 +151,23 @@ def _sums_over_tokens(model: Any, batch: list[_Row], temperature: float, latent_
         logits_to_keep=1,
     )
     states = output.hidden_states  # layers + 1 of (rows, positions, hidden); the last one already normed
-    _check_head(model, states[-1][:, -1:], output.logits)
     owners = read.nonzero()[:, 0]  # (tokens,) the row of each thinking token
     per_layer = []
     for layer, state in enumerate(states):
         chosen = state[read.to(device)]  # (tokens, hidden)
         if latent_norm and layer < len(states) - 1:
-            chosen = model.base_model.norm(chosen)
-        entropies = normalised_entropies(model.get_output_embeddings(), chosen, temperature).cpu().double()
+            chosen = reader.norm(chosen)
+        entropies = normalised_entropies(reader, chosen, temperature).cpu().double()
         per_layer.append(torch.zeros(len(batch), dtype=torch.float64).index_add_(0, owners, entropies))
     return torch.stack(per_layer, dim=1).numpy()
 
 
-def normalised_entropies(head: Any, states: Tensor, temperature: float) -> Tensor:
-    """Entropy of softmax(head(states) / temperature) over log V; (tokens, hidden) -> (tokens,)."""
-    vocab = head.weight.shape[0]
+def normalised_entropies(reader: LayerReader, states: Tensor, temperature: float) -> Tensor:
+    """Entropy of softmax(logits of states / temperature) over log V; (tokens, hidden) -> (tokens,)."""
+    vocab = reader.vocabulary
     blocks = []
     for block in states.split(max(1, _LOGITS_AT_ONCE // vocab)):
-        logits = head(block)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature  # (block, vocab)
+        logits = reader.logits(block) / temperature  # (block, vocab)
         log_probabilities = torch.log_softmax(logits, dim=-1)
         blocks.append(torch.special.entr(log_probabilities.exp()).sum(-1) / math.log(vocab))
     return torch.cat(blocks)
-
-
-def _check_head(model: Any, last_state: Tensor, logits: Tensor) -> None:
-    expected = model.get_output_embeddings()(last_state)
-    if logits.shape != expected.shape or (logits - expected).abs().max() > TOLERANCE * (1 + expected.abs().max()):
-        raise ValueError(
-            f"{type(model).__name__} does not apply its LM head to its last hidden state alone; its layers' posteriors "
-            "cannot be read with the head"
-        )

@@ -27,6 +27,7 @@ class LayerReader:
 
     Attributes:
         layers: transformer layers; `states` returns one more, the embeddings first.
+        vocabulary: logits of a state.
 
     Raises:
         UnreadableModelError: the model's logits are not its head applied to its last hidden state.
@@ -54,7 +55,7 @@ class LayerReader:
         states, name = output.hidden_states, type(self.model).__name__
         if not states:
             raise UnreadableModelError(f"{name} does not hand on its layers' states")
-        self.layers = len(states) - 1
+        self.layers, self.vocabulary = len(states) - 1, output.logits.shape[-1]
         self._norm = next((module for module, normed in reversed(seen) if torch.equal(normed, states[-1])), None)
         own = output.logits[0].to(torch.promote_types(output.logits.dtype, torch.float32))
         try:
