@@ -106,9 +106,9 @@ class LEDGRPOConfig(EvaluationKeys, GRPOConfig):
             ensure_master_addr_port()  # a free port, unless one is set: torch's default is the same for every run
         if self.deepspeed:
             self._meet_for_deepspeed()
-        settle_evaluation(self)
         if self.use_vllm is None:
             self.use_vllm = self.decoding != DecodingParams().decoding
+        settle_evaluation(self)
         check_ranges(vars(self))
         super().__post_init__()
         check_choices(vars(self) | {"scale_rewards": str(self.scale_rewards)})

@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from led_rl.decoding import PREFIX, DecodingParams
 from led_rl.sampler.capture_options import EngineOptions
+from led_rl.training.evaluation_keys import evaluates
 from led_rl.training.rollout import LEDVLLMGeneration, replaced
 from rewards import call_reward
 
@@ -27,12 +28,12 @@ def evaluation_decodings(args: Any) -> dict[str, DecodingParams]:
     """The decodings of `eval_decodings`, with the run's own depth, k and other `led_*` settings."""
     own = args.decoding_params()
     values = {name: value for name, value in vars(own).items() if name != "decoding"}
-    return {name: DecodingParams(name, **values) for name in args.eval_decodings}
+    return {name: DecodingParams(name, **values) for name in args.eval_decodings or ()}
 
 
 def options_for_evaluation(options: EngineOptions, args: Any) -> EngineOptions:
     """What the engine must capture so that evaluation can read latent layers, where rollouts do not ask for it."""
-    if options.depth or (str(args.eval_strategy).lower().endswith("no") and not args.eval_on_start):
+    if options.depth or not evaluates(args):
         return options
     latent = next((decoding for decoding in evaluation_decodings(args).values() if decoding.reads_latents), None)
     return options if latent is None else EngineOptions.for_decoding(latent, final_entropy=True)
@@ -59,7 +60,8 @@ class LiveEvaluation:
     `eval_DECODING_unjudged` (share), `eval_DECODING_seconds`; with several datasets, `eval_NAME_DECODING_...`. A sample
     is correct if its dataset's reward (the first one, but for benchmarks) gives it at least CORRECT_FROM.
 
-    TRL's own evaluation stays where there is no vLLM engine, or where tools or a rollout function generate.
+    TRL's own evaluation stays where there is no vLLM engine or no `eval_decodings` (a plain GRPOConfig), and where
+    tools or a rollout function generate.
     """
 
     evaluation_rewards: dict[str, Any]  # by dataset; the first reward judges the others
@@ -72,7 +74,7 @@ class LiveEvaluation:
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         trainer: Any = self
-        if not trainer.use_vllm or trainer.rollout_func is not None or trainer.tools:
+        if not (trainer.use_vllm and trainer.args.eval_decodings) or trainer.rollout_func is not None or trainer.tools:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)  # type: ignore[misc]
         datasets = trainer.eval_dataset if eval_dataset is None else eval_dataset
         if not isinstance(datasets, dict):

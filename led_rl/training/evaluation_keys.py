@@ -12,7 +12,10 @@ class EvaluationKeys:
 
     eval_decodings: list[str] | None = field(
         default=None,
-        metadata={"help": "Decodings under which eval_dataset is sampled. Default: standard, and the rollouts' own."},
+        metadata={
+            "help": "Decodings under which eval_dataset is sampled. Default in recipes and with LED: standard, and the "
+            "rollouts' own; otherwise TRL evaluates."
+        },
     )
     eval_samples: int = field(default=4, metadata={"help": "Completions of each problem and decoding; k of pass@k."})
     eval_seed: int = field(default=0, metadata={"help": "Seed of evaluation; the run's own random numbers stay as is."})
@@ -35,10 +38,20 @@ class EvaluationData:
     )
 
 
+def evaluates(args: Any) -> bool:
+    """Whether a run with these settings evaluates at all."""
+    return args.eval_strategy not in (None, "no") or bool(args.eval_on_start)
+
+
 def settle_evaluation(args: Any) -> None:
-    """Checks the keys of a config, and gives `eval_decodings` a value. Raises ValueError that names the key."""
+    """Checks the keys of a config whose `use_vllm` is settled, and gives `eval_decodings` a value with LED.
+
+    Raises ValueError that names the key.
+    """
+    if args.eval_decodings is None and args.decoding != "standard":
+        args.eval_decodings = ["standard", args.decoding]
     if args.eval_decodings is None:
-        args.eval_decodings = list(dict.fromkeys(["standard", args.decoding]))
+        return
     if unknown := [name for name in args.eval_decodings if name not in DECODINGS]:
         raise ValueError(f"eval_decodings must be of {', '.join(DECODINGS)}; got {unknown[0]!r}")
     if not args.eval_decodings or len(set(args.eval_decodings)) != len(args.eval_decodings):
@@ -47,5 +60,5 @@ def settle_evaluation(args: Any) -> None:
         raise ValueError(f"eval_samples must be at least 1; got {args.eval_samples}")
     if not args.use_vllm and (foreign := [name for name in args.eval_decodings if name != "standard"]):
         raise ValueError(f"eval_decodings: {foreign[0]!r} needs use_vllm: true; only the vLLM engine samples with it")
-    if args.num_generations_eval is None:
+    if args.num_generations_eval is None and evaluates(args):
         args.num_generations_eval = 1  # of TRL's own evaluation, whose batch size would have to be a multiple of it

@@ -5,6 +5,7 @@ from datasets import Dataset
 from led_rl.data import DatasetError, read_rows, to_prompts
 from led_rl.recipe import RecipeError
 from led_rl.training.config import Recipe
+from led_rl.training.evaluation_keys import evaluates
 
 
 def load_evaluation_rows(recipe: Recipe) -> Dataset | None:
@@ -14,9 +15,9 @@ def load_evaluation_rows(recipe: Recipe) -> Dataset | None:
         RecipeError: what to evaluate without `eval_strategy`.
         DatasetError: names the file and the row.
     """
-    run, evaluates = recipe.run, recipe.training.eval_strategy != "no" or recipe.training.eval_on_start
+    run = recipe.run
     named = [key for key in ("eval_dataset", "eval_benchmarks") if getattr(run, key)]
-    if named and not evaluates:
+    if named and not evaluates(recipe.training):
         raise RecipeError(f"{recipe.path}: {named[0]} without eval_strategy: set eval_strategy: steps and eval_steps")
     if run.eval_dataset is None:
         return None

@@ -47,7 +47,7 @@ def load_recipe(arguments: Sequence[str], instead: Mapping[str, Any] | None = No
 
     def build(config: type) -> Any:
         try:
-            given = DEFAULTS | values | dict(instead or {})
+            given = DEFAULTS | _evaluation(values) | values | dict(instead or {})
             return config(**{key: value for key, value in given.items() if fields[key][0] is config})
         except (ValueError, TypeError) as error:
             raise RecipeError(f"{path}: {error}") from error
@@ -62,6 +62,13 @@ def load_recipe(arguments: Sequence[str], instead: Mapping[str, Any] | None = No
 def known_keys() -> dict[str, tuple[type, Any]]:
     """Every recipe key -> the config it belongs to, and its type."""
     return keys_of(*CONFIGS)
+
+
+def _evaluation(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe that names what to evaluate on evaluates with the live engine."""
+    if not (values.get("eval_dataset") or values.get("eval_benchmarks")):
+        return {}
+    return {"eval_decodings": list(dict.fromkeys(["standard", values.get("decoding", "standard")]))}
 
 
 def _model_folder(path: Path, value: str) -> str:
