@@ -170,8 +170,17 @@ def _to_dataset(columns: dict[str, list], source: str) -> "Dataset":
     )
 
 
+def _without_thousands_separators(text: str) -> str:
+    """1,234 as 1234; the commas of lists, tuples and intervals stay."""
+    if re.search(r"[(\[{]", text):
+        return text
+    return re.sub(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d|,\d)", lambda match: match[0].replace(",", ""), text)
+
+
 def extract_answer(text: str, extraction: str) -> str | None:
     """The gold answer in a column: all of it, what follows `####` (GSM8K), or the last `\\boxed{...}` (MATH).
+
+    After `####` thousands separators are dropped: 1,234 is 1234, while 3, 5 and (1,2) keep their commas.
 
     `auto` is `after_hashes` where the text has `####`, else all of it. MATH also writes `$\\boxed 2$`. None if the text
     holds no such answer.
@@ -180,7 +189,7 @@ def extract_answer(text: str, extraction: str) -> str | None:
         return text.strip()
     if extraction in ("auto", "after_hashes"):
         found = re.search(r"####\s*(.+?)\s*$", text)
-        return found[1].replace(",", "") if found else None
+        return _without_thousands_separators(found[1]) if found else None
     boxes = list(re.finditer(r"\\boxed\s*", text))
     if not boxes:
         return None

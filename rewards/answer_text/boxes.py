@@ -1,27 +1,19 @@
 """Finding the final answer in the text after the think part: boxes by brace matching, statements where allowed."""
 
 import re
+from itertools import pairwise
 
 from rewards.answer_text.braces import group_end
+from rewards.answer_text.statements import answer_without_box, without_closing
 
 LONGEST_ANSWER = 2_000  # characters of one answer
 MOST_BOXES = 200
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])")
 _JOINED = re.compile(r"(?:[\s,;$.]|\\[,;:! ()\[\]]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|&|\*|~)*")
 _HAS_JOINT = re.compile(r",|;|\b(?:and|or)\b")
-_ANSWER_IS = re.compile(
-    r"\banswers?\b(?:\s+(?:to|for|of)\b[^.:\n]{0,80})?[\s*_]*(?P<verb>(?:is|are|equals|would be|must be|should be|=|:)"
-    r"(?:\s+(?:therefore|thus|simply|just|then|exactly|equal to))*)[\s:*_]*",
-    re.IGNORECASE,
-)
-_NEGATION = re.compile(
-    r"^(?:not\b|n't\b|never\b|neither\b|no\b\s+longer|unlikely\b|wrong\b|incorrect\b|unknown\b)", re.I
-)
-_NEGATED_BEFORE = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bif|\bwhether)\b[^.\n]{0,30}$", re.IGNORECASE)
-_SENTENCE = re.compile(
-    r"\b(?:answers?|is|are|was|not|isn't|equals|so|thus|therefore|hence|think|maybe|because)\b", re.IGNORECASE
-)
-_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+# What tells the parts of a question apart: "(a)", "for part (b)", "Part (ii):".
+_PART = re.compile(r"(?:\b(?:for|in)\s+)?(?:\b[Pp]art\s*)?\(\s*([a-h]|i{1,3}|iv|v|[1-9])\s*\)\s*:?")
+PART_NAMES = (list("abcdefgh"), ["i", "ii", "iii", "iv", "v"], list("123456789"))
 
 
 def final_answer(text: str, unboxed: str = "none") -> tuple[str | None, str]:
@@ -31,13 +23,14 @@ def final_answer(text: str, unboxed: str = "none") -> tuple[str | None, str]:
     """
     if len(_BOX.findall(text)) > MOST_BOXES:
         return None, "too many boxes"
+    text = without_closing(text)
     boxes = final_boxes(text)
     if boxes:
         if any(not box.strip(" \t\r\n.,$") for box in boxes):
             return None, "empty box"
-        answer = ", ".join(dict.fromkeys(box.strip() for box in boxes))
+        answer = joined(boxes)
     else:
-        found = _without_box(text, unboxed)
+        found = answer_without_box(text, unboxed)
         if not found:
             return None, "no box" if unboxed == "none" else "no answer"
         answer = found
@@ -47,17 +40,35 @@ def final_answer(text: str, unboxed: str = "none") -> tuple[str | None, str]:
 
 
 def final_boxes(text: str) -> list[str]:
-    """Contents of the last box, or of all boxes of the comma-joined list that the last box ends; [] without a box."""
+    """Contents of the last box, or of all boxes of the list that the last box ends; [] without a box.
+
+    A list is joined by commas, "and", "or", or by the names of parts, which then stand before the contents: "(a) 3".
+    """
     spans = box_spans(text)
     if not spans:
         return []
-    contents = [spans[-1][2]]
-    for (_, end, content), (start, _, _) in zip(spans[-2::-1], spans[:0:-1], strict=True):
-        between = text[end:start]
-        if len(between) > 80 or not _JOINED.fullmatch(between) or not _HAS_JOINT.search(between):
+    first = len(spans) - 1
+    while first:
+        between = text[spans[first - 1][1] : spans[first][0]]
+        named = len(between) <= 80 and bool(_PART.search(between))
+        if len(between) > 80 or not _JOINED.fullmatch(_PART.sub("", between)):
             break
-        contents.append(content)
-    return contents[::-1]
+        if not named and not _HAS_JOINT.search(between):
+            break
+        first -= 1
+    contents = [content for _, _, content in spans[first:]]
+    if len(contents) > 1:
+        around = [text[max(0, spans[first][0] - 20) : spans[first][0]]]
+        around += [text[a[1] : b[0]] for a, b in pairwise(spans[first:])] + [text[spans[-1][1] :][:20]]
+        names = [name for piece in around for name in _PART.findall(piece)]
+        if any(names == known[: len(contents)] for known in PART_NAMES):
+            return [f"({name}) {content}" for name, content in zip(names, contents, strict=True)]
+    return contents
+
+
+def joined(boxes: list[str]) -> str:
+    """The boxes of a list as one answer."""
+    return ", ".join(dict.fromkeys(box.strip() for box in boxes))
 
 
 def box_spans(text: str) -> list[tuple[int, int, str]]:
@@ -90,47 +101,3 @@ def _braced(text: str, start: int) -> tuple[int, str]:
     tail = re.compile(r"(?<!\\)\$|\n|\\\]|\\\)").search(text, start)
     end = tail.start() if tail else len(text)
     return end, text[start + 1 : end].rstrip(" .")
-
-
-def _without_box(text: str, unboxed: str) -> str | None:
-    if unboxed == "none":
-        return None
-    if bare := _bare(text):
-        return bare
-    if unboxed == "bare":
-        return None
-    if statement := _statement(text[-5_000:]):
-        return statement
-    if unboxed == "formula":
-        formulas = list(_FORMULA.finditer(text[-5_000:]))
-        if formulas:
-            return next(group for group in formulas[-1].groups() if group).strip()
-    return None
-
-
-def _bare(text: str) -> str | None:
-    """The whole text, when it is one line and no sentence: at most two words beside a number, or three."""
-    line = text.strip()
-    if not line or "\n" in line or len(line) > 500:
-        return None
-    prose = re.sub(r"\\[A-Za-z]+", " ", line)
-    if _SENTENCE.search(prose):
-        return None
-    if "$" in line.strip("$.") and not re.match(r"\\?\$\s*\d", line):
-        return None  # words around a formula
-    most_words = 2 if re.search(r"\d", line) else 3
-    return line if len(re.findall(r"[A-Za-z]{2,}", prose)) <= most_words else None
-
-
-def _statement(text: str) -> str | None:
-    """What the last "the answer is ..." states; a negated or conditional one states nothing."""
-    answer = None
-    for match in _ANSWER_IS.finditer(text):
-        rest = text[match.end() :]
-        if _NEGATION.match(rest.lstrip(" *_")) or _NEGATED_BEFORE.search(text[: match.start()]):
-            continue
-        end = re.search(r"\n|\.(?=\s|$)|[;!?](?=\s|$)|,\s+(?=[a-z]{3,})|\s+(?:because|since|but|not|as|which)\b", rest)
-        stated = rest[: end.start()] if end else rest
-        stated = stated.strip().strip("*_").strip()
-        answer = stated or answer
-    return answer

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rewards.answer_text.boxes import final_answer, final_boxes
+from rewards.answer_text.boxes import final_answer, final_boxes, joined
 from rewards.answer_text.letters import letter_of
 from rewards.grader.comparing.canonical import canonical
 from rewards.grader.comparing.clock import same_clock
@@ -15,7 +15,7 @@ from rewards.grader.reading.notation import normalise
 from rewards.grader.reading.readings import has_dimension, loose_unit_reading, readings
 from rewards.grader.reading.repairs import repaired
 from rewards.grader.reading.shown import kind_of, shown
-from rewards.grader.reading.wording import plain_text
+from rewards.grader.reading.wording import MOST_WORDS, plain_text
 from rewards.grader.syntax_tree import (
     MINUS_ONE,
     Node,
@@ -122,12 +122,16 @@ def _divides_by_zero(answer: str) -> bool:
 
 
 def gold_answer(gold: str) -> str:
-    """The answer in a gold: what follows `####`, or its final box, or all of it."""
+    """The answer in a gold: what follows `####`, its final box, a whole solution's final statement, or all of it."""
     if "####" in gold:
         gold = gold.rpartition("####")[2]
     gold = repaired(gold)
-    boxes = final_boxes(gold)
-    return ", ".join(boxes) if boxes else gold.strip()
+    if boxes := final_boxes(gold):
+        return joined(boxes)
+    words = len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", gold))
+    if words > MOST_WORDS or (words > 4 and re.search(r"[.!?$]\s+[A-Z*]", gold)):
+        return final_answer(gold, "formula")[0] or gold.strip()
+    return gold.strip()
 
 
 def _compared(gold: str, answer: str) -> tuple[bool, str, str]:

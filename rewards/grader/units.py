@@ -62,7 +62,7 @@ OTHERS = {
     **_table({"celsius": 1}, ("celsius Celsius", 1)),
     **_table({"fahrenheit": 1}, ("fahrenheit Fahrenheit", 1)),
     **_table({"kelvin": 1}, ("K kelvin kelvins Kelvin", 1)),
-    **_table({"percent": 1}, ("percent percents pct", 1)),
+    **_table({"percent": 1}, ("percent percents percentage pct", 1)),
     **_table({"current": 1}, ("A amp amps ampere amperes", 1)),
     **_table({"length": 1, "time": -1}, ("mph", "0.44704"), ("kph kmh kmph", "5/18")),
     **_table({"length": 1, "mass": 1, "time": -2}, ("N newton newtons", 1000)),

@@ -115,8 +115,13 @@ _CHOOSING = (
     (re.compile(r"^\s*(\d+)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(\d+)\s*$"), r"\1:\2"),
 )
 # Commas, thin spaces and the like between groups of three digits.
-_GROUPED = re.compile(r"(?<![\d.,^_])(\d{1,3}(?:(?:\{,\}|,\s?\\!|\\!,|\\,|\\:|\\;|\\ |~|\\thinspace )\s?\d{3})+)(?!\d)")
+_GROUPED = re.compile(
+    r"(?<![\d.,^_])(\d{1,3}(?:(?:\s?(?:\{\s*,\s*(?:\\[,!;: ])?\s*\}|\\text\s*\{\s*,\s*\})|\s\\,"
+    r"|,\s?\\!|\\!,|\\,|\\:|\\;|\\ |~|\\thinspace )\s?\d{3})+)(?!\d)"
+)
 _SPACED = re.compile(r"(?<![\d.,/^_}])(?<!\d )([1-9]\d{0,2}(?: \d{3})+)(?![\d/]| ?/|\s*\\frac| \d)")
+# "250.5 m²", "9 m/s²": after a number and a blank these are units, not variables.
+_MEASURE = re.compile(r"^(-?[\d.,]*\d)[ ~]+(m|\\mathrm\s*\{\s*m\s*\})\s*(/\s*s\s*)?(\^\s*\{?[23]\}?)?$")
 _SPACING = re.compile(r"\\[,;:!> ]|\\q?quad(?![A-Za-z])|\\(?:thin|med|thick|neg)space(?![A-Za-z])|~")
 
 
@@ -132,6 +137,7 @@ def normalise(text: str) -> str:
         raise TooLarge("nested too deeply")
     text = re.sub(r"\{\s*:\s*\}", ":", text)
     text = _GROUPED.sub(lambda match: re.sub(r"\D", "", match.group()), text)
+    text = re.sub(r"\{\s*,\s*\}", ",", text)
     text = _ROW_SPACING.sub(r"\\\\", text)
     for pattern, spelling in _CHOOSING:
         text = pattern.sub(spelling, text)
@@ -139,9 +145,12 @@ def normalise(text: str) -> str:
     text = _SPACING.sub(" ", text)
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
-    text = re.sub(r"[ \t\r\n]+", " ", text).strip()
+    text = re.sub(r"[ \t\r\n]+", " ", text.replace("per cent", "percent")).strip()
     text = _SPACED.sub(lambda match: match.group().replace(" ", ""), text)
-    return _without_wrapping(text).replace("\x00", r"\\")
+    text = _without_wrapping(text)
+    if (measure := _MEASURE.match(text)) and (measure[3] or measure[4]):
+        text = f"{measure[1]} \\text{{m}}{'/' + chr(92) + 'text{s}' if measure[3] else ''}{measure[4] or ''}"
+    return text.replace("\x00", r"\\")
 
 
 def _plain_characters(text: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from functools import lru_cache
 
+from rewards.answer_text.boxes import PART_NAMES
 from rewards.grader.reading.grammar import read_tokens
 from rewards.grader.reading.notation import normalise
 from rewards.grader.reading.number_words import BASES
@@ -10,6 +11,7 @@ from rewards.grader.reading.tokens import Token, tokenise
 from rewards.grader.reading.wording import MOST_WORDS, as_words, in_words, without_leading_words
 from rewards.grader.syntax_tree import (
     Based,
+    Bracketed,
     Listing,
     Node,
     Product,
@@ -44,6 +46,14 @@ _APPROXIMATELY = re.compile(
     r"(?:approximately|approx\.?|about|roughly|around|\\approx(?![A-Za-z]))\s*\}?\s*"
     r"(?P<value>-?\$?[\d.,]*\d(?:\s*\\?%|\s*\\text\s*\{[^{}]*\}(?:\^\d)?)?)[)}\s]*$"
 )
+_PART, _BRACKETED_PART = (
+    re.compile(
+        r"(?:^|(?<=[\s,;.}{]))(?:\\text(?:bf)?\s*\{\s*)?(?:[Pp]art\s*)?"
+        + opening
+        + r"\s*([a-h]|i{1,3}|iv|v|[1-9])\s*\)\s*[:.]?\s*\}?\s*"
+    )
+    for opening in ("", r"\(")
+)
 _LOOSE_UNIT = frozenset("msghLNJWVAK")
 
 
@@ -65,6 +75,8 @@ def readings(text: str) -> tuple[Node, ...]:
         return (words,)
     if based := _based(written):
         return (based,)
+    if parts := _parts(written):
+        return (parts,)
     spoken = as_words(written)
     if spoken is not None and _only_words(written):
         return (spoken,)
@@ -94,6 +106,27 @@ def readings(text: str) -> tuple[Node, ...]:
     if spoken is not None and not isinstance(problem, Unsupported):
         return (spoken,)
     raise problem or Unreadable("not an answer")
+
+
+def _parts(text: str) -> Bracketed | None:
+    """The answers to several parts, "(a) 3 (b) 5": in this order, as a tuple. None for anything else."""
+    found = list((_BRACKETED_PART if text.lstrip("\\texbfPpar{ ").startswith("(") else _PART).finditer(text))
+    names = [match[1] for match in found]
+    if len(found) < 2 or found[0].start() or not any(names == known[: len(names)] for known in PART_NAMES):
+        return None
+    ends = [match.start() for match in found[1:]] + [len(text)]
+    contents = [text[match.end() : end].strip(" ,;.") for match, end in zip(found, ends, strict=True)]
+    try:
+        items = [readings(re.sub(r"\s*(?:and|\\text\s*\{\s*and\s*\})$", "", each)) for each in map(_closed, contents)]
+    except Unreadable:
+        return None
+    return Bracketed("(", ")", tuple(item[0] for item in items))
+
+
+def _closed(text: str) -> str:
+    """The text without the closing braces whose opening ones stand before it, and the other way round."""
+    text = text.removesuffix("}").strip() if text.count("}") > text.count("{") else text
+    return text + "}" * (text.count("{") - text.count("}"))
 
 
 def loose_unit_reading(text: str) -> Node | None:

@@ -27,8 +27,8 @@ _ALONE = frozenset(  # commands without an argument in braces
 ) | set(str.split("quad qquad leq geq neq pm mp cdots ldots dots circ degree"))
 _KNOWN = _ALONE | {name[1:] for name in (*ACCENTS, *UNSUPPORTED)} | set(
     str.split(
-        "frac dfrac tfrac cfrac sqrt binom dbinom tbinom text textbf mathrm mathbf mathbb mathit operatorname mbox left "
-        "right begin end boxed triangle pmod bmod mod mid big Big Rightarrow implies hline displaystyle overline"
+        "frac dfrac tfrac cfrac sqrt binom dbinom tbinom text textbf mathrm mathbf mathbb mathit operatorname mbox "
+        "left right begin end boxed triangle pmod bmod mod mid big Big Rightarrow implies hline displaystyle overline"
     )
 )  # fmt: skip
 _OTHERS = frozenset(

@@ -37,3 +37,14 @@ def test_the_reward_gives_the_same_verdicts_in_one_batch():
     reward = load_reward("math_answer", workers=1)
     rewards = reward([case["prediction"] for case in sample], answer=[case["gold"] for case in sample])
     assert rewards == [float(case["correct"]) for case in sample]
+
+
+def test_every_case_without_a_box_is_judged_right():
+    """`unboxed` says what stood in for the box: bare, statement or formula."""
+    wrong = []
+    for line in (FILES[0].parent / "unboxed" / "final_statement.jsonl").read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        verdict = grade(case["prediction"], case["gold"], case["unboxed"])
+        if verdict.correct is not case["correct"]:
+            wrong.append((case, verdict))
+    assert not wrong
