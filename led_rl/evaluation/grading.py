@@ -1,12 +1,12 @@
 """From recorded completions to right or wrong: rewards of TRL's signature, and the answers that they read."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from led_rl.evaluation.problems import ChatTokenizer, Problem, PromptStyle
 from led_rl.evaluation.records import EvaluationError, Record
+from rewards import RewardError, call_reward
 
 EXTRACTED = ("extracted", "chosen_letter")  # what rewards call the answer that they read, in `log_extra`
 
@@ -87,6 +87,10 @@ def grade(
     """Rewards and extracted answers of each problem's completions, which are decoded and passed as in TRL.
 
     A reward is None where there is nothing to judge; an answer is None where none was found or the reward names none.
+
+    Raises:
+        EvaluationError: the reward raises, or returns other than a finite number or None for each completion; names the
+            reward and the problem.
     """
     repeated = [problem for problem, group in zip(problems, token_ids, strict=True) for _ in group]
     flat = [list(tokens) for group in token_ids for tokens in group]
@@ -94,34 +98,21 @@ def grade(
     names = dict.fromkeys(name for problem in problems for name in problem.columns)
     columns = {name: [problem.columns.get(name) for problem in repeated] for name in names}
     told: dict[str, list[str]] = {}
-    rewards = grading.reward(
-        prompts=[grading.style.messages(problem.problem) for problem in repeated],
-        completions=[[{"role": "assistant", "content": text}] for text in texts],
-        completion_ids=flat,
-        **({"problem": [problem.problem for problem in repeated]} | columns | {"log_extra": told.__setitem__}),
-    )
-    if len(rewards) != len(repeated):
-        raise EvaluationError(f"the reward returned {len(rewards)} values for {len(repeated)} completions")
+    try:
+        rewards = call_reward(
+            grading.reward,
+            row_names=[f"problem {problem.id!r}" for problem in repeated],
+            prompts=[grading.style.messages(problem.problem) for problem in repeated],
+            completions=[[{"role": "assistant", "content": text}] for text in texts],
+            completion_ids=flat,
+            **({"problem": [problem.problem for problem in repeated]} | columns | {"log_extra": told.__setitem__}),
+        )
+    except RewardError as error:
+        raise EvaluationError(str(error)) from error
     answers = next((told[name] for name in EXTRACTED if len(told.get(name, ())) == len(repeated)), [""] * len(repeated))
-    values = iter(_usable(reward, problem) for reward, problem in zip(rewards, repeated, strict=True))
+    values = iter(rewards)
     found = iter(str(answer) if answer else None for answer in answers)
     return [[next(values) for _ in group] for group in token_ids], [[next(found) for _ in group] for group in token_ids]
-
-
-def _usable(reward: Any, problem: Problem) -> float | None:
-    """The reward as a finite number, None for None and NaN; raises EvaluationError for anything else."""
-    if reward is None:
-        return None
-    try:
-        value = float(reward)
-    except (TypeError, ValueError):
-        value = math.inf
-    if math.isinf(value) or isinstance(reward, str):
-        raise EvaluationError(
-            f"the reward returned {reward!r} for problem {problem.id!r}; allowed: a finite number, or None (NaN, too) "
-            "where there is nothing to judge"
-        )
-    return None if math.isnan(value) else value
 
 
 def try_reward(grading: Grading, problems: Sequence[Problem]) -> None:
@@ -130,13 +121,4 @@ def try_reward(grading: Grading, problems: Sequence[Problem]) -> None:
     Raises:
         EvaluationError: the reward raises (it lacks a column, say), or returns what is no reward.
     """
-    try:
-        grade(grading, problems, [[[]] for _ in problems])
-    except EvaluationError:
-        raise
-    except Exception as error:  # whatever a reward's own code may raise
-        columns = ", ".join(dict.fromkeys(name for problem in problems for name in problem.columns)) or "none"
-        raise EvaluationError(
-            f"the reward fails on empty completions: {type(error).__name__}: {error} (columns besides the problem: "
-            f"{columns})"
-        ) from error
+    grade(grading, problems, [[[]] for _ in problems])

@@ -379,7 +379,7 @@ def test_every_completion_is_recorded_with_its_text(tmp_path):
 
 def test_what_was_generated_outlives_a_reward_that_fails(tmp_path):
     whole = run(tmp_path / "whole")
-    with pytest.raises(KeyError):
+    with pytest.raises(EvaluationError, match="reward 'fails' failed for problem 'p0': KeyError: 'a mistake in"):
         run(tmp_path / "failed", reward=fails)
     assert len(completions_of(tmp_path / "failed")) == 2 * 4
     engine = ScriptedEngine()
@@ -409,10 +409,17 @@ def test_regrading_generates_nothing(tmp_path):
     )  # the manifest holds the new settings
 
 
+def test_an_asynchronous_reward_is_awaited(tmp_path):
+    async def later(completions, **columns):
+        return exact_reward(completions, **columns)
+
+    assert untimed(run(tmp_path / "later", reward=later)) == untimed(run(tmp_path / "now"))
+
+
 def test_a_regrading_that_fails_changes_nothing(tmp_path):
     before = run(tmp_path)
     manifest = (tmp_path / "manifest.json").read_bytes()
-    with pytest.raises(KeyError):
+    with pytest.raises(EvaluationError, match="reward 'fails' failed for problem 'p0': KeyError: 'a mistake in"):
         run(tmp_path, reward=fails, regrade=True, about={"reward": "other"})
     assert read_records(tmp_path) == before
     assert (tmp_path / "manifest.json").read_bytes() == manifest
@@ -514,7 +521,9 @@ def test_what_is_no_reward_is_refused_with_its_problem(tmp_path, value):
 def test_a_reward_that_lacks_a_column_fails_before_the_first_token():
     grading = Grading(exact_reward, CharacterTokenizer())
     try_reward(grading, PROBLEMS)
-    with pytest.raises(EvaluationError, match=r"missing 1 required .*'answer' \(columns besides the problem: gold\)"):
+    with pytest.raises(
+        EvaluationError, match=r"'exact_reward' failed .*missing 1 required .*'answer'.*columns: .*gold"
+    ):
         try_reward(grading, [Problem("p0", "say 1", {"gold": "1"})])
 
 
