@@ -35,7 +35,7 @@ CHOSEN = re.compile(
 PREDICATE = re.compile(
     rf"(?:\b{NOUN}\s+)?(?<![\w\\^_'-]){LETTER}\)?(?::[^.;]{{0,60}}?)?\s+(?:is|must be|has to be|"
     rf"would be|stands out as|turns out to be){ADVERBS}\s+"
-    rf"(?:(?P<the>the|our|my)\s+)?(?:(?:only|most|single|one)\s+)*(?P<word>{CORRECT}|answer|choice)\b"
+    rf"(?:(?P<the>the|our|my)\s+)?(?:(?:only|most|single|one)\s+)*(?P<word>{CORRECT}|answer|choice|one)\b"
     rf"(?P<noun>\s+(?:{NOUN}|one)\b)?",
     re.I,
 )
@@ -84,7 +84,7 @@ ANOTHER = re.compile(
     r"^\s*(?:->|→|⇒|[,;/&|+-]|,?\s*\b(?:and|or|as well as)\b)?\s*(?:(?:and|or|also|maybe|perhaps|possibly|even|"
     r"both)\b\s*)*"
     r"(?:(?:option|choice|answer)s?\s+)?(?:\(\s*[A-Za-z]\s*\)|[A-Z](?![\w'^_(=]))(?=\s*(?:$|[.,;:!?/&|)(-]|"
-    r"(?:and|or)\b|[A-Z]\b))"
+    r"(?:and|or|are)\b|[A-Z]\b))"
 )
 JOINED_BEFORE = re.compile(rf"(?:^|[\s(])\(?[A-Z]\)?\s*,?\s*(?:and|or|nor|&|/)\s+(?:{NOUN}\s+)?$")
 HEDGE = re.compile(
@@ -94,7 +94,8 @@ HEDGE = re.compile(
     r"were|tempt\w+|"
     r"claim\w*|saying|thought|think the opposite|seem\w*|initially|students?|readers?|someone|somebody|some|"
     r"many|people|"
-    r"check\w*|verify|test\w*|contrary|least|worst|possibl[ey]|misconception|myth|fails|used to|at first|"
+    r"check\w*|verify|test\w*|contrary|least|worst|possibl[ey]|misconception|myth|fails|disagree\w*|dispute\w*|"
+    r"reject\w*|by no means|used to|at first|"
     r"instead of|rather than|"
     r"except|perhaps|maybe|careless|naive\w*|say that)\b|n't\b",
     re.I,
@@ -111,6 +112,7 @@ ALTERNATIVE = re.compile(  # "A, or it may be D", "A. Or D."
     r"[^\w]{0,3}\b(?:or|alternatively|possibly|maybe|perhaps)\b[^.!?\n]{0,25}?\b[A-Z](?![\w'^_(=])\W*?(?:$|[.!?\n])",
     re.I,
 )
+REASONED = re.compile(rf"^{LETTER}\)?(?=\s*,?\s+(?:because|since|due to)\b|,\s+as\b)", re.I)
 IT_IS = re.compile(rf"(?<![\w\\^_'-]){LETTER}\)?\s+it\s+is(?=\W*$)", re.I)
 SENTENCES = re.compile(r"[^.!?\n]*(?:[.!?](?!\s|$)[^.!?\n]*)*(?:[.!?]+(?=\s|$)|\n|$)")
 REJECTION = re.compile(

@@ -25,6 +25,7 @@ from rewards.answer_text.choice_phrases import (
     NO_HEDGE,
     OPTION_LINE,
     PREDICATE,
+    REASONED,
     REJECTED_AFTER,
     REJECTION,
     REMAINS,
@@ -122,7 +123,7 @@ def _claims(text: str) -> Iterator[_Claim]:
                 found.append(_Claim(letter, offset + mark.start(), offset + mark.end(), True))
         if words.rstrip().endswith("?"):
             continue
-        for pattern in (STATED, CHOSEN, PREDICATE, REMAINS, CONCLUSION, IT_IS):
+        for pattern in (STATED, CHOSEN, PREDICATE, REMAINS, CONCLUSION, IT_IS, REASONED):
             for match in pattern.finditer(words):
                 species = match.end() >= len(words.rstrip(" .")) and SPECIES.match(text, sentence.end())
                 if not species and (claim := _claim(pattern, match, words, offset)):
@@ -152,9 +153,11 @@ def _claim(pattern: re.Pattern, match: re.Match, words: str, offset: int) -> _Cl
         if JOINED_BEFORE.search(before) and re.search(r"\bnor\s+\S*\s*$", before):
             return None
         if re.match(r"^\W*(?:is|was|would|if|unless|only|but|except)\b", after) or (
-            match["word"] in ("answer", "choice") and not (match["the"])
+            match["word"] in ("answer", "choice", "one") and not match["the"]
         ):
             return None
+        if match["word"] == "one" and re.search(r"\w", after):
+            return None  # "the one that fails"
         explicit = bool(match["the"] and (match["noun"] or match["word"] in ("answer", "choice")))
         return _Claim(SEVERAL if several else written.upper(), start, end, explicit, explicit)
     if several:
@@ -171,7 +174,7 @@ def _claim(pattern: re.Pattern, match: re.Match, words: str, offset: int) -> _Cl
         r"^\)?\s*(?:[.,;!]|$|(?:because|since|as|by|for|here|then|due)\b|\()", after
     ):
         return None
-    return _Claim(written.upper(), start, end, pattern in (STATED, CHOSEN), pattern in (CONCLUSION, IT_IS))
+    return _Claim(written.upper(), start, end, pattern in (STATED, CHOSEN), pattern in (CONCLUSION, IT_IS, REASONED))
 
 
 def _is_letter_group(name: str) -> bool:

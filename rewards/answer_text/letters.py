@@ -16,7 +16,11 @@ _LEADING_WORDS = re.compile(
     r"^(?:the\s+)?(?:(?:final|correct|best)\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*(?:(?:option|choice)\s+)?",
     re.I,
 )
-_LETTER = re.compile(r"^(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z]))(?=$|[\s.):,;\]]|\(\s*[A-Za-z]\s*\))")
+_LETTER = re.compile(
+    r"^(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z]))"
+    r"(?=$|[\s.):,;\]]|-\d[\d.]*\s*[A-Za-z]|\(\s*[A-Za-z]\s*\))"
+)
+_DESCRIBED = re.compile(r"^(?:[.):,;]|-+\s*(?![\d.\s+*/^()-]*$|[A-Za-z]$))")  # "C. 42 m", "C - 40 m"; not C - 40
 _ANOTHER = re.compile(
     r"^(?:[,;/&|+-]|and\b|or\b)?\s*(?:(?:and|or)\b\s*)?(?:(?:option|choice)\s+)?"
     r"(?:\(\s*[A-Za-z]\s*\)|[A-Z](?:$|[\s,.;)]))|^(?:[,;/&|]|and\b|or\b)\s*[a-z](?:$|[\s,.;)])",
@@ -40,8 +44,8 @@ def letter_of(text: str) -> str | None:
     rest = words[match.end() :].strip()
     if _ANOTHER.match(rest):
         return None  # "A or B"
-    if rest and match.group(3) and not re.match(r"^(?:[.):,;]|-\s)", rest):
-        return None  # a sentence that starts with a one-letter word
+    if rest and match.group(3) and not _DESCRIBED.match(rest):
+        return None  # a sentence that starts with a one-letter word, or a formula
     return next(group for group in match.groups() if group).upper()
 
 

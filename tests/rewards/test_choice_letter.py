@@ -86,7 +86,9 @@ def test_letters_of_golds():
     assert letter_of("x = 5") is None
 
 
-@pytest.mark.parametrize("name", ["choice_letter", "choice_letter_second", "choice_letter_third"])
+@pytest.mark.parametrize(
+    "name", ["choice_letter", "choice_letter_second", "choice_letter_third", "choice_letter_fourth"]
+)
 def test_every_case_is_judged_right(name):
     lines = (Path(__file__).parent / "cases" / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
     cases = [json.loads(line) for line in lines if line]
@@ -94,7 +96,7 @@ def test_every_case_is_judged_right(name):
     rewards = reward([case["prediction"] for case in cases], answer=[case["gold"] for case in cases])
     wrong = [case for case, value in zip(cases, rewards, strict=True) if value != case["correct"]]  # 1.0 == True
     assert not wrong
-    assert len(cases) > 200
+    assert len(cases) > 150
 
 
 HOSTILE = ["(" * 50_000, "A " * 25_000, "the answer is " * 4_000, "A, " * 20_000, "not " * 12_000, "' " * 25_000,
