@@ -30,6 +30,7 @@ lighteval call it, and by sympy alone. Prints one table and the cases on which t
 --unboxed compares graders of completions without a box instead: math_answer's and those of harnesses.
 Exit status: 0 math_answer reaches its measures, 1 it misses one, 2 nothing could be measured."""
 GRADER = "math_answer"
+DRAWN = 600  # cases; about 20 hostile answers among them
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     add("--cases", type=Path, action="append", default=[], help="also these: a JSONL file {gold, prediction, correct "
         "(or want), kind}, or a folder of them, without its choice_letter* and unboxed_*; may be repeated")  # fmt: skip
     add("--only", action="store_true", help="the cases of --cases alone, without the project's own")
-    add("--limit", type=count, help="ordinary cases to draw (default: all)")
+    add("--limit", type=count, help=f"cases to draw (default {DRAWN}, as the peers spend seconds on hostile "
+        "answers; with --peers none: all)")  # fmt: skip
     add("--seed", type=seed, default=0, help="of the draw and of the order (default 0)")
     add("--peers", default=",".join(PEERS), help=f"graders beside math_answer, or none (default {','.join(PEERS)})")
     add("--disagreements", type=Path, help="JSONL file to write: every case on which a grader differs from its verdict")
@@ -59,8 +61,9 @@ def main(arguments: Sequence[str]) -> int:
         if options.only and not options.cases:
             raise UserError("argument --only: give --cases, too")
         cases = [case for path in [*([] if options.only else [CASES]), *options.cases] for case in load_cases(path)]
-        if options.limit and options.limit < len(cases):
-            cases = Random(options.seed).sample(cases, options.limit)
+        limit = options.limit or (DRAWN if peers else len(cases))
+        if limit < len(cases):
+            cases = Random(options.seed).sample(cases, limit)
         mixed = mix_in_hostile(cases, options.seed)
         results = {GRADER: measure(mixed, WorkerPool(1))}
         for name in peers:
