@@ -112,10 +112,23 @@ class EvaluationFolder:
                 offset += len(line)
 
     @property
+    def arms(self) -> dict[str, Arm]:
+        """The arms of the manifest, as they were asked for."""
+        found = {}
+        for name, arm in self.manifest.get("arms", {}).items():
+            try:
+                decoding: dict[str, Any] = {
+                    key: tuple(value) if isinstance(value, list) else value for key, value in arm["decoding"].items()
+                }
+                found[name] = Arm(DecodingParams(**decoding), Sampling(**arm["sampling"]))
+            except (KeyError, TypeError, AttributeError) as error:
+                raise EvaluationError(f"{self.path / MANIFEST}: arm {name!r} is not understood: {error}") from error
+        return found
+
+    @property
     def max_tokens(self) -> int | None:
         """The longest completion that any arm allowed."""
-        limits = [arm.get("sampling", {}).get("max_tokens") for arm in self.manifest.get("arms", {}).values()]
-        return max((limit for limit in limits if limit), default=None)
+        return max((arm.sampling.max_tokens for arm in self.arms.values()), default=None)
 
 
 def group_of(row: Mapping[str, Any]) -> Group:
