@@ -62,8 +62,8 @@ def is_finished(recipe: Recipe) -> bool:
     last = next((path for path in numbered(recipe.output_dir) if flaw_of(path) is None), None)
     if last is None or json.loads((last / STATE).read_text())["global_step"] != steps["global_step"]:
         return False
-    if flaw_of_model(last):  # shards alone
-        return False
+    if flaw_of_model(last):  # the run saves shards alone
+        return True
     if is_main_process():
         for path in model_files(last):
             shutil.copy2(path, recipe.output_dir / path.name)

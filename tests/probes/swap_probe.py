@@ -231,6 +231,7 @@ def errors(model: str, folder: Path) -> dict[str, str]:
         "weights": {},
         "few rows": {"train_dataset": TEXTS.select(range(1))},
         "no evaluation set": {"config": {"eval_strategy": "steps", "eval_steps": 1}},
+        "too deep": {"config": VLLM | {"led_depth": 99}},  # found before an engine starts
         "no reward": {"reward_funcs": lambda completions, **_: [None] * len(completions)},
     }
     for name, example in jobs.items():
