@@ -113,6 +113,15 @@ def set_aside(folder: Path, paths: list[Path] | None = None) -> None:
         print(f"{', '.join(path.name for path in left)} of the former run: now in {former}")
 
 
+def write_record(recipe: Recipe) -> None:
+    """Leaves the recipe in the run's folder; files and folders by their whole paths, to be known from anywhere."""
+    given = {key: recipe.values.get(key) for key in PATHS}
+    whole = {
+        key: str(Path(path).resolve()) for key, path in given.items() if isinstance(path, str) and Path(path).exists()
+    }
+    (recipe.output_dir / RECORD).write_text(json.dumps(recipe.values | whole, indent=2, default=str))
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One run a folder: raises RecipeError if another process writes there; freed when the process ends, however."""

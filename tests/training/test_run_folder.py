@@ -171,7 +171,13 @@ def warned_of():
 
 
 def test_a_renamed_run_and_paths_spelt_otherwise_are_the_same_run(run_file, tmp_path, monkeypatch):
-    leave_run(tmp_path / "out", load_recipe([run_file()]).values, (2,))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    run_folder.write_record(load_recipe([run_file(dataset="rows.jsonl")]))
+    save_checkpoint(tmp_path / "out" / "checkpoint-2", 2)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run_folder.where_to_resume(load_recipe([run_file(dataset="rows.jsonl")])).checkpoint.name == "checkpoint-2"
     (tmp_path / "out").rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe([run_file(output_dir="moved", dataset="rows.jsonl")])
