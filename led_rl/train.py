@@ -1,6 +1,5 @@
 """`accelerate launch led_rl/train.py RECIPE.yaml [--key value ...]`: check, build, resume, train, save."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -38,7 +37,14 @@ def _run(arguments: list[str]) -> int:
     from led_rl.training.build import build_trainer
     from led_rl.training.checks.recipe import check_recipe
     from led_rl.training.recipe import load_recipe
-    from led_rl.training.run_folder import RECORD, is_finished, is_main_process, locked, set_aside, where_to_resume
+    from led_rl.training.run_folder import (
+        is_finished,
+        is_main_process,
+        locked,
+        set_aside,
+        where_to_resume,
+        write_record,
+    )
     from led_rl.training.stopping import STOPPED, stop_on_sigterm
 
     recipe = load_recipe(arguments)
@@ -60,7 +66,7 @@ def _run(arguments: list[str]) -> int:
                 set_aside(folder)
             elif resume.damaged:
                 set_aside(folder, resume.damaged)
-            (folder / RECORD).write_text(json.dumps(recipe.values, indent=2, default=str))
+            write_record(recipe)
         with stop_on_sigterm(trainer.clock.ask_to_stop):
             trainer.train(resume_from_checkpoint=None if resume.checkpoint is None else str(resume.checkpoint))
         if trainer.clock.stopped:

@@ -26,6 +26,9 @@ def flaw_of(checkpoint: Path) -> str | None:
     flaw = flaw_of_state(checkpoint / STATE)
     if flaw:
         return flaw
+    latest = checkpoint / "latest"  # DeepSpeed's: the name of the folder of its shards
+    if latest.is_file() and not any((checkpoint / latest.read_text().strip()).glob("*optim_states.pt")):
+        return f"no optimizer states in {latest.read_text().strip() or 'its folder'}"
     sharded = any((checkpoint / name).exists() for name in SHARDED)
     if not sharded:
         flaw = flaw_of_model(checkpoint)

@@ -63,8 +63,8 @@ def is_finished(recipe: Recipe) -> bool:
     last = next((path for path in numbered(recipe.output_dir) if flaw_of(path) is None), None)
     if last is None or json.loads((last / STATE).read_text())["global_step"] != steps["global_step"]:
         return False
-    if flaw_of_model(last):  # shards alone
-        return False
+    if flaw_of_model(last):  # the run saves shards alone
+        return True
     if is_main_process():
         for path in model_files(last):
             shutil.copy2(path, recipe.output_dir / path.name)
@@ -112,6 +112,15 @@ def set_aside(folder: Path, paths: list[Path] | None = None) -> None:
         for path in left:
             path.rename(former / path.name)
         print(f"{', '.join(path.name for path in left)} of the former run: now in {former}")
+
+
+def write_record(recipe: Recipe) -> None:
+    """Leaves the recipe in the run's folder; files and folders by their whole paths, to be known from anywhere."""
+    given = {key: recipe.values.get(key) for key in PATHS}
+    whole = {
+        key: str(Path(path).resolve()) for key, path in given.items() if isinstance(path, str) and Path(path).exists()
+    }
+    (recipe.output_dir / RECORD).write_text(json.dumps(recipe.values | whole, indent=2, default=str))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from trl.trainer.utils import get_config_model_id
 from led_rl.decoding import PREFIX, check_decoding
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.training.checkpointing import CheckpointingTrainer
-from led_rl.training.checks.arguments import check_architecture, check_trainer_arguments
+from led_rl.training.checks.arguments import check_architecture, check_tied_head, check_trainer_arguments
 from led_rl.training.checks.running import (
     check_gradient,
     check_rewards,
@@ -113,6 +113,7 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
         config = trl_arguments["model"].config
         check_decoding(self.decoding, config, self._tokenizer)
         check_architecture(config, args)
+        check_tied_head(trl_arguments["model"])
         return LEDVLLMGeneration(
             decoding=self.decoding,
             request_arguments=requests,

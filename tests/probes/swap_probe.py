@@ -219,25 +219,28 @@ def resumed_within_a_batch(model: str, folder: Path) -> list[dict]:
 def errors(model: str, folder: Path) -> dict[str, str]:
     """What trainers say of inputs that would learn nothing in silence; where all rewards are None, its log."""
 
-    def broken(model):
-        with torch.no_grad():
-            model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+    trainers = []
+
+    def breaks_weights(completions, **_):
+        with torch.no_grad():  # after the rollout: no sampler looks at them before the loss
+            trainers[-1].model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+        return letters(completions)
 
     found = {}
     jobs = {
         "infinite reward": {"reward_funcs": lambda completions, **_: [1.0] * (len(completions) - 1) + [math.inf]},
         "taken column": {"reward_funcs": lambda completions, log_extra, **_: log_extra("prompt", completions)},
         "taken metric": {"reward_funcs": lambda completions, log_metric, **_: log_metric("loss", 1.0)},
-        "weights": {},
+        "weights": {"reward_funcs": breaks_weights},
         "few rows": {"train_dataset": TEXTS.select(range(1))},
         "no evaluation set": {"config": {"eval_strategy": "steps", "eval_steps": 1}},
+        "too deep": {"config": VLLM | {"led_depth": 99}},  # found before an engine starts
         "no reward": {"reward_funcs": lambda completions, **_: [None] * len(completions)},
     }
     for name, example in jobs.items():
         try:
             trainer = build(LEDGRPOTrainer, LEDGRPOConfig, model, folder, example)
-            if name == "weights":
-                broken(trainer.model)
+            trainers.append(trainer)
             trainer.train()
             found[name] = trainer.state.log_history
         except ValueError as error:

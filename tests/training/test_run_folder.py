@@ -84,6 +84,21 @@ def test_shards_must_all_be_there(tmp_path):
     assert flaw_of(tmp_path / "checkpoint-1") is None
 
 
+def test_deepspeed_keeps_optimizer_states_in_a_folder(tmp_path):
+    checkpoint = tmp_path / "checkpoint-1"
+    save_checkpoint(checkpoint, 1, processes=2)
+    (checkpoint / "optimizer.pt").unlink()
+    (checkpoint / "latest").write_text("global_step1")
+    assert flaw_of(checkpoint) == "no optimizer states in global_step1"
+    (checkpoint / "global_step1").mkdir()
+    for rank in (0, 1):
+        shard = checkpoint / "global_step1" / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+        torch.save({"state": torch.zeros(64)}, shard)
+    assert flaw_of(checkpoint) is None
+    cut(shard)
+    assert flaw_of(checkpoint) == f"{shard.name} is cut or empty"
+
+
 def test_no_whole_checkpoint_means_the_first_step(run_file, tmp_path, capsys):
     recipe = load_recipe([run_file()])
     assert run_folder.where_to_resume(recipe) == run_folder.Resume(None, [])
@@ -156,7 +171,13 @@ def warned_of():
 
 
 def test_a_renamed_run_and_paths_spelt_otherwise_are_the_same_run(run_file, tmp_path, monkeypatch):
-    leave_run(tmp_path / "out", load_recipe([run_file()]).values, (2,))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    run_folder.write_record(load_recipe([run_file(dataset="rows.jsonl")]))
+    save_checkpoint(tmp_path / "out" / "checkpoint-2", 2)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run_folder.where_to_resume(load_recipe([run_file(dataset="rows.jsonl")])).checkpoint.name == "checkpoint-2"
     (tmp_path / "out").rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe([run_file(output_dir="moved", dataset="rows.jsonl")])

@@ -86,6 +86,7 @@ def test_a_run_resumed_within_a_batch_rolls_out_where_the_unbroken_run_does(fact
         ("weights", "the gradient of step 1 is nan"),
         ("few rows", "has 1 rows, and a batch takes 2 prompts"),
         ("no evaluation set", "without an eval_dataset"),
+        ("too deep", "led_depth=99: the model has 8"),
     ],
 )
 def test_what_would_learn_nothing_in_silence_is_an_error(facts_of, job, message):

@@ -13,6 +13,7 @@ from servers import free_port
 from subprocesses import BIN, ROOT, run_command
 
 from led_rl import train
+from led_rl.training.checkpoints import flaw_of
 from led_rl.training.checks.recipe import check_recipe
 from led_rl.training.recipe import load_recipe
 
@@ -256,6 +257,7 @@ def test_zero_trains_on_two_processes(models, tmp_path, nodes):
         assert entry["led/depth_0"] == 1
         assert entry["led/support_mass"] == pytest.approx(1.0, abs=1e-5)
     states = sorted(path.name for path in (out / "checkpoint-2" / "global_step2").iterdir())
+    assert flaw_of(out / "checkpoint-2") is None
     for rank in (0, 1):
         assert any(f"zero_pp_rank_{rank}_" in name and "optim_states" in name for name in states), states
     before, after = (load_file(f"{folder}/model.safetensors") for folder in (models.thinks, out))

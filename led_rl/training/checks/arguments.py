@@ -3,6 +3,10 @@
 from collections.abc import Mapping, Sized
 from typing import Any
 
+from accelerate.utils import is_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+
 from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
 from led_rl.training.config import CheckError, LEDGRPOConfig
 
@@ -43,6 +47,24 @@ def check_number_of_rows(rows: int, args: LEDGRPOConfig) -> None:
             f"{args.steps_per_generation} / num_generations {args.num_generations}): no step would be trained. Give "
             "more rows, or a smaller batch"
         )
+
+
+def check_tied_head(model: Any) -> None:
+    """Raises CheckError for an adapter on a head that is tied to the embeddings.
+
+    The engine has one tensor for both. TRL merges the adapter into it, or hands on a head of its own, which vLLM leaves
+    out: rollouts would come from another model than the one that is trained (https://github.com/huggingface/peft/issues/2777).
+    """
+    if not is_peft_model(model) or not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        return
+    base = model.get_base_model()
+    for name, module in (("head", base.get_output_embeddings()), ("embeddings", base.get_input_embeddings())):
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            raise CheckError(
+                f"the adapter changes the {name}, which this model ties (tie_word_embeddings: true), and vLLM holds "
+                "head and embeddings as one: rollouts would come from another model. Leave lm_head and embed_tokens "
+                "out of lora_target_modules and lora_modules_to_save, or untie and save the model first"
+            )
 
 
 def check_architecture(config: Any, args: LEDGRPOConfig) -> None:
