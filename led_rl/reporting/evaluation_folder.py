@@ -8,9 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from led_rl.decoding import DecodingParams
+from led_rl.engines.engine import Sampling
+from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.estimates import Estimate
 from led_rl.evaluation.records import COMPLETIONS, MANIFEST, RECORDS, EvaluationError, Record, read_records
-from led_rl.evaluation.summary import SummaryRow, summarise
+from led_rl.evaluation.summary import ARM_COMPARISONS, SummaryRow, summarise
 
 SUMMARY = "summary.json"
 
@@ -154,10 +157,10 @@ def read_evaluation(folder: str | Path) -> EvaluationFolder:
     problems = [record for record in records if record["kind"] == "problem"]
     if not problems:
         raise EvaluationError(f"{path / RECORDS} holds no graded problem yet; finish the evaluation first")
-    return EvaluationFolder(path, manifest, _summary(path, records), problems)
+    return EvaluationFolder(path, manifest, _summary(path, manifest, records), problems)
 
 
-def _summary(path: Path, records: Sequence[Record]) -> dict[str, list[SummaryRow]]:
+def _summary(path: Path, manifest: Mapping[str, Any], records: Sequence[Record]) -> dict[str, list[SummaryRow]]:
     """The rows of summary.json by benchmark; computed where the file is missing or older than the records."""
     rows: dict[str, list[SummaryRow]] = {}
     summary = path / SUMMARY
@@ -171,10 +174,11 @@ def _summary(path: Path, records: Sequence[Record]) -> dict[str, list[SummaryRow
         except (KeyError, TypeError, AttributeError) as error:
             raise EvaluationError(f"{summary} is damaged ({error!r}); delete it: it is computed anew") from error
         return rows
-    by_benchmark: dict[str, list[Record]] = {}
-    for record in records:
-        by_benchmark.setdefault(record.get("benchmark") or "", []).append(record)
-    return {name: list(summarise(group)) for name, group in by_benchmark.items()}
+    pairs = manifest.get("comparisons")
+    compared = ARM_COMPARISONS if pairs is None else [(arm, baseline) for arm, baseline in pairs]
+    for row in summarise(records, arm_comparisons=compared):
+        rows.setdefault(row.benchmark, []).append(row)
+    return rows
 
 
 def _estimate(values: Mapping[str, Any]) -> Estimate:
