@@ -13,6 +13,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "grade": ("led_rl.commands.grading:main", "grade predictions in a JSONL file against gold answers"),
     "golds": ("led_rl.commands.golds:main", "what the gold answers of a dataset are read as, and which are refused"),
     "evaluate": ("led_rl.commands.evaluation:main", "compare decodings and checkpoints on a file of problems"),
+    "report": (
+        "led_rl.commands.report:main",
+        "an evaluation as one HTML page with its samples, Markdown and CSV",
+    ),
     "serve": ("led_rl.commands.serving:main", "an OpenAI-compatible vLLM server whose requests may choose LED"),
     "benchmark": (
         "led_rl.commands.engine_benchmark:main",

@@ -23,6 +23,7 @@ class Report:
 
     Attributes:
         rows: of `summarise`.
+        benchmarks: the rows by benchmark, where several are told apart; `rows` are empty then.
         histories: run -> `log_history` of its trainer_state.json.
         entropies: checkpoint -> layer entropies, the untrained one first; all read on the same sequences.
         settings: of the run, nested as they come.
@@ -39,6 +40,12 @@ class Report:
     locations: Mapping[str, str] = field(default_factory=dict)
     rollouts_per_step: int | None = None
     caveat: str = SMALL_MODEL_CAVEAT
+    benchmarks: Mapping[str, Sequence[SummaryRow]] = field(default_factory=dict)
+
+    @property
+    def results(self) -> Mapping[str, Sequence[SummaryRow]]:
+        """The rows by benchmark; under the empty name where there is one unnamed set of problems."""
+        return self.benchmarks or {"": self.rows}
 
 
 class Metric(NamedTuple):

@@ -20,7 +20,8 @@ class Finding(NamedTuple):
 
 def findings(report: Report) -> list[Finding]:
     """The results in short."""
-    return [*_training(report), *_comparisons(report), *_entropies(report), *_unusable(report)]
+    comparisons = [finding for name, rows in report.results.items() for finding in _comparisons(name, rows)]
+    return [*_training(report), *comparisons, *_chance(report), *_entropies(report), *_unusable(report)]
 
 
 def _training(report: Report) -> Iterator[Finding]:
@@ -40,23 +41,35 @@ def _training(report: Report) -> Iterator[Finding]:
         yield Finding(text + ".")
 
 
-def _comparisons(report: Report) -> Iterator[Finding]:
+def _comparisons(benchmark: str, all_rows: Sequence[SummaryRow]) -> Iterator[Finding]:
     """Each pair of arms over the checkpoints, each pair of checkpoints over the arms."""
+    for (pair, shared), rows in _pairs(all_rows).items():
+        n = " to ".join(map(str, sorted({min(row.problems for row in rows), max(row.problems for row in rows)})))
+        details = tuple(f"{metric.label}: {_by_verdict(rows, metric)}." for metric in _compared(rows))
+        place = f"{benchmark}, " if benchmark else ""
+        yield Finding(f"{place}{pair.replace(MINUS, ' against ')}: {shared}, same n = {n} problems.", details)
+
+
+def _pairs(rows: Sequence[SummaryRow]) -> dict[tuple[str, str], list[SummaryRow]]:
     groups: dict[tuple[str, str], list[SummaryRow]] = {}
-    for row in report.rows:
+    for row in rows:
         if row.compares == "arms":
             groups.setdefault((row.arm, "same weights"), []).append(row)
         elif row.compares == "checkpoints":
             groups.setdefault((row.checkpoint, "same decoding"), []).append(row)
-    looked_at = 0
-    for (pair, shared), rows in groups.items():
-        n = " to ".join(map(str, sorted({min(row.problems for row in rows), max(row.problems for row in rows)})))
-        metrics = [metric for metric in metrics_of(rows) if metric.name.startswith("pass@")]
-        if rows[0].compares == "arms":
-            metrics.append(Metric("tokens_per_s", "speed", "tokens/s"))
-        details = tuple(f"{metric.label}: {_by_verdict(rows, metric)}." for metric in metrics)
-        yield Finding(f"{pair.replace(MINUS, ' against ')}: {shared}, same n = {n} problems.", details)
-        looked_at += len(metrics) * len(rows)
+    return groups
+
+
+def _compared(rows: Sequence[SummaryRow]) -> list[Metric]:
+    metrics = [metric for metric in metrics_of(rows) if metric.name.startswith("pass@")]
+    if rows[0].compares == "arms" and any(row.metrics["tokens_per_s"].n for row in rows):
+        metrics.append(Metric("tokens_per_s", "speed", "tokens/s"))
+    return metrics
+
+
+def _chance(report: Report) -> Iterator[Finding]:
+    groups = [rows for all_rows in report.results.values() for rows in _pairs(all_rows).values()]
+    looked_at = sum(len(_compared(rows)) * len(rows) for rows in groups)
     if looked_at > 1:
         yield Finding(
             f"These are {looked_at} differences: by chance alone, about one 95 % interval in twenty excludes 0 where "
@@ -110,9 +123,10 @@ def _plus_minus(change: float, standard_error: float) -> str:
 
 
 def _unusable(report: Report) -> Iterator[Finding]:
-    unusable = sum(row.unusable for row in report.rows if not row.is_difference)
+    rows = [row for rows in report.results.values() for row in rows if not row.is_difference]
+    unusable = sum(row.unusable for row in rows)
     if unusable:
-        samples = sum(row.samples for row in report.rows if not row.is_difference)
+        samples = sum(row.samples for row in rows)
         yield Finding(
             f"{unusable:,} of {samples:,} samples could not be judged; they are left out, not counted as wrong."
         )

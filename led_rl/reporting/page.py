@@ -3,10 +3,13 @@
 import base64
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from led_rl import __version__
 from led_rl.evaluation.estimates import shows_difference
@@ -14,36 +17,11 @@ from led_rl.evaluation.records import flattened
 from led_rl.evaluation.summary import SummaryRow
 from led_rl.reporting.content import SHARE, Metric, Report, format_estimate, metrics_of, sample_sizes
 from led_rl.reporting.findings import findings
-from led_rl.reporting.histories import smoothing_window
+from led_rl.reporting.sample_browser import SampleBrowser
 from led_rl.reporting.style import colour
 
-FIGURE_TEXTS = {
-    "pass_at_k": (
-        "pass@k per checkpoint and decoding",
-        "Unbiased pass@k (Chen et al., 2021). Bands: 95 % intervals over problems.",
-    ),
-    "differences": (
-        "Paired differences on the same problems",
-        "Bars: 95 % intervals. Teal: the interval lies above 0; red: below; grey and open: no difference shown.",
-    ),
-    "reward": ("Reward per training step", ""),
-    "rollout_length": ("Rollout length per training step", ""),
-    "wall_time": ("Wall time per training step", "Each bar is one logged step."),
-    "layer_entropy": (
-        "Entropy per layer, before and after training",
-        "Entropy of each layer's next-token posterior over thinking tokens, divided by log V (1 is uniform); all "
-        "checkpoints read on the same sequences. Bands: 1.96 standard errors over sequences.",
-    ),
-    "led_in_training": (
-        "What LED did during training",
-        "Of the thinking tokens of LED rollouts. Depths: mean share over all steps; 0 is the final layer alone.",
-    ),
-}
-SECTIONS = {
-    "Accuracy": ("pass_at_k", "differences"),
-    "Training": ("reward", "rollout_length", "wall_time"),
-    "Inside the model": ("layer_entropy", "led_in_training"),
-}
+HERE = Path(__file__).parent
+MOST_TILES = 8
 HOW_TO_READ = (
     "Intervals are 95 % bootstrap intervals that resample problems (for time: chunks of problems, in which the "
     "decodings take turns); Wilson's where every problem is all right or all wrong. Differences are paired by problem, "
@@ -53,8 +31,25 @@ HOW_TO_READ = (
 )
 
 
-def page(report: Report, figures: Mapping[str, bytes]) -> str:
-    """The whole document; `figures` are SVG files by name."""
+@dataclass(frozen=True)
+class PageFigure:
+    """A card of figures under one caption. `panels`: text for those who cannot see it, SVG file."""
+
+    name: str
+    title: str
+    caption: str
+    panels: Sequence[tuple[str, bytes]]
+    wide: bool = False  # one figure as wide as the page
+
+    @property
+    def pictures(self) -> list[tuple[str, str]]:
+        return [(text, base64.b64encode(svg).decode("ascii")) for text, svg in self.panels]
+
+
+def page(report: Report, sections: Mapping[str, Sequence[PageFigure]], samples: SampleBrowser | None = None) -> str:
+    """The whole document: what was found, the results, the figures by section, and the samples where there are any."""
+    every = [row for rows in report.results.values() for row in rows]
+    metrics = metrics_of(every) if every else []
     templates = Environment(
         loader=PackageLoader("led_rl.reporting", "."),
         autoescape=True,
@@ -67,19 +62,20 @@ def page(report: Report, figures: Mapping[str, bytes]) -> str:
         report=report,
         version=__version__,
         written=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-        tiles=_tiles(report.rows),
+        tiles=[tile for name, rows in report.results.items() for tile in _tiles(name, rows)][:MOST_TILES],
         findings=findings(report),
-        metrics=metrics_of(report.rows) if report.rows else [],
-        groups=_groups(report.rows),
-        sections={
-            section: [_figure(name, figures[name], report) for name in names] for section, names in SECTIONS.items()
-        },
+        metrics=metrics,
+        groups=[group for name, rows in report.results.items() for group in _groups(name, rows, metrics)],
+        sections=sections,
+        samples=samples,
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "samples.js").read_text(encoding="utf-8")),
         settings=flattened(report.settings),
         how_to_read=HOW_TO_READ,
     )
 
 
-def _tiles(rows: Sequence[SummaryRow]) -> list[dict[str, Any]]:
+def _tiles(benchmark: str, rows: Sequence[SummaryRow]) -> list[dict[str, Any]]:
     """pass@1 of each checkpoint under its first decoding, at a glance."""
     first: dict[str, SummaryRow] = {}
     for row in rows:
@@ -88,14 +84,14 @@ def _tiles(rows: Sequence[SummaryRow]) -> list[dict[str, Any]]:
     tiles = []
     for index, (checkpoint, row) in enumerate(first.items()):
         value, interval = format_estimate(row.metrics["pass@1"], SHARE)
-        tile = {"checkpoint": checkpoint, "shade": colour(checkpoint, index), "arm": row.arm, "value": value}
+        place = ", ".join(part for part in (benchmark, checkpoint) if part)
+        tile = {"checkpoint": place, "shade": colour(checkpoint, index), "arm": row.arm, "value": value}
         tiles.append(tile | {"interval": interval, "n": row.metrics["pass@1"].n})
     return tiles
 
 
-def _groups(rows: Sequence[SummaryRow]) -> list[dict[str, Any]]:
+def _groups(benchmark: str, rows: Sequence[SummaryRow], metrics: Sequence[Metric]) -> list[dict[str, Any]]:
     """The rows of the results table, by checkpoint."""
-    metrics = metrics_of(rows) if rows else []
     groups = []
     for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
         group = [row for row in rows if row.checkpoint == checkpoint]
@@ -109,7 +105,8 @@ def _groups(rows: Sequence[SummaryRow]) -> list[dict[str, Any]]:
             }
             for index, row in enumerate(group)
         ]
-        groups.append({"checkpoint": checkpoint, "sizes": sample_sizes(group[0]), "rows": filled})
+        place = ", ".join(part for part in (benchmark, checkpoint) if part)
+        groups.append({"checkpoint": place, "sizes": sample_sizes(group[0]), "rows": filled})
     return groups
 
 
@@ -126,24 +123,3 @@ def _cell(row: SummaryRow, metric: Metric) -> dict[str, Any]:
         notes.append(f"n = {estimate.n}")
     lines = [line for line in (interval, ", ".join(notes)) if line]
     return {"value": value, "lines": lines, "certain": row.is_difference and shows_difference(estimate)}
-
-
-def _figure(name: str, svg: bytes, report: Report) -> dict[str, str]:
-    title, caption = FIGURE_TEXTS[name]
-    if name in SECTIONS["Training"]:
-        caption = " ".join(part for part in (caption, _training_caption(name, report)) if part)
-    if name == "layer_entropy" and report.entropies:
-        counts = {(e.tokens, e.sequences) for e in report.entropies.values()}
-        caption += (
-            " n = " + ", ".join(f"{tokens:,} tokens of {sequences} sequences" for tokens, sequences in counts) + "."
-        )
-    return {"name": name, "title": title, "caption": caption, "svg": base64.b64encode(svg).decode("ascii")}
-
-
-def _training_caption(name: str, report: Report) -> str:
-    steps = max((len(history) for history in report.histories.values()), default=0)
-    window = smoothing_window(steps)
-    text = f"n = {report.rollouts_per_step} rollouts a step." if report.rollouts_per_step else ""
-    if name != "wall_time" and window > 1:
-        text += f" Thin: each step; thick: centred mean over {window} steps."
-    return text.strip()

@@ -17,7 +17,7 @@ from led_rl.reporting.content import SMALL_MODEL_CAVEAT, Metric, Report, format_
 from led_rl.reporting.findings import findings
 from led_rl.reporting.histories import series, smooth, smoothing_window
 from led_rl.reporting.page import page
-from led_rl.reporting.report import FIGURES, _svg, write_report
+from led_rl.reporting.report import FIGURES, sections_of, svg, write_report
 from led_rl.reporting.style import colour
 
 ARMS = ("standard", "top_k_control", "led")
@@ -205,7 +205,7 @@ def test_every_figure_of_a_row_is_in_the_table_with_its_interval(rendered):
 
 
 def test_the_same_data_give_the_same_figures(rendered):
-    assert base64.b64encode(_svg(FIGURES["pass_at_k"](synthetic_report()))).decode() in rendered[0]
+    assert base64.b64encode(svg(FIGURES["pass_at_k"](synthetic_report()))).decode() in rendered[0]
 
 
 def test_text_is_escaped_and_never_taken_for_mathematics():
@@ -222,7 +222,7 @@ def test_text_is_escaped_and_never_taken_for_mathematics():
     )
     for draw in FIGURES.values():
         draw(report).canvas.draw()
-    html = page(report, dict.fromkeys(FIGURES, b""))
+    html = page(report, sections_of(report, dict.fromkeys(FIGURES, b"")))
     assert "script" not in parsed(html).tags
     assert hostile in " ".join(parsed(html).text)
 
@@ -249,7 +249,7 @@ def test_missing_data_is_said_instead_of_a_crash(changes):
         figure = draw(report)
         figure.canvas.draw()
         assert all(axes.lines or axes.patches or axes.texts for axes in figure.axes), name
-    parsed(page(report, dict.fromkeys(FIGURES, b"")))
+    parsed(page(report, sections_of(report, dict.fromkeys(FIGURES, b""))))
 
 
 def test_missing_keys_are_named_in_the_figure():

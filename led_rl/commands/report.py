@@ -1,0 +1,38 @@
+"""`led-rl report`: an evaluation's folder as one HTML page, as Markdown and as CSV."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from led_rl.commands.arguments import Parser, number, output_folder
+from led_rl.reporting.sample_browser import PAGE_MEGABYTES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the process's exit code.
+
+    Raises:
+        UserError: names the folder or the file at fault.
+    """
+    parser = Parser("led-rl report", description="Write report.html, report.md and report.csv for an evaluation.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="what `led-rl evaluate` wrote")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (the evaluation's own folder)")
+    parser.add_argument("--title", help="of the page (the folder's name)")
+    parser.add_argument(
+        "--megabytes",
+        type=number,
+        default=PAGE_MEGABYTES,
+        help="most that completions may take in the page (%(default)g); the first samples of each problem stay",
+    )
+    options = parser.parse_args(argv)
+
+    from led_rl.reporting.console import console_table
+    from led_rl.reporting.evaluation_folder import read_evaluation
+    from led_rl.reporting.evaluation_report import write_evaluation_report
+
+    folder = read_evaluation(options.folder)
+    output = output_folder(options.output or options.folder)
+    for benchmark, rows in folder.rows.items():
+        print("\n".join(part for part in (benchmark, console_table(rows), "") if part or not benchmark))
+    for kind, path in write_evaluation_report(folder, output, options.title, options.megabytes).items():
+        print(f"{kind}: {path}")
+    return 0
