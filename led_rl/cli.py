@@ -17,6 +17,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "led_rl.commands.report:main",
         "an evaluation as one HTML page with its samples, Markdown and CSV",
     ),
+    "export": ("led_rl.commands.export:main", "an evaluation's completions as logs of Inspect or as Parquet"),
+    "dashboard": ("led_rl.commands.dashboard:main", "a W&B workspace with the views of LED runs"),
     "serve": ("led_rl.commands.serving:main", "an OpenAI-compatible vLLM server whose requests may choose LED"),
     "benchmark": (
         "led_rl.commands.engine_benchmark:main",

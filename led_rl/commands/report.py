@@ -23,6 +23,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=PAGE_MEGABYTES,
         help="most that completions may take in the page (%(default)g); the first samples of each problem stay",
     )
+    parser.add_argument(
+        "--report-to",
+        action="append",
+        default=[],
+        choices=("wandb", "tensorboard"),
+        help="log it there; repeatable",
+    )
+    parser.add_argument("--run-name", help="of the W&B runs, before the arm's name (the folder's name)")
+    parser.add_argument("--group", help="of the W&B runs (the run name)")
     options = parser.parse_args(argv)
 
     from led_rl.reporting.console import console_table
@@ -35,4 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(part for part in (benchmark, console_table(rows), "") if part or not benchmark))
     for kind, path in write_evaluation_report(folder, output, options.title, options.megabytes).items():
         print(f"{kind}: {path}")
+    name = options.run_name or options.folder.resolve().name
+    if "wandb" in options.report_to:
+        from led_rl.reporting.evaluation_log import log_evaluation
+
+        print("W&B:", *log_evaluation(options.folder, name, options.group or name), sep="\n  ")
+    if "tensorboard" in options.report_to:
+        from led_rl.reporting.evaluation_log import write_tensorboard
+
+        print("TensorBoard:", *write_tensorboard(options.folder, output / "tensorboard"), sep="\n  ")
     return 0

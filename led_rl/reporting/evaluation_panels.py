@@ -212,7 +212,8 @@ def _names(axes: Axes, names: Sequence[str]) -> None:
 def _draw_lengths(axes: Axes, lengths: Mapping[str, Floats]) -> None:
     every = np.concatenate(list(lengths.values()))
     low, high = every.min(), max(every.max(), every.min() + 1)
-    logarithmic = low > 0 and high / low > LOG_RANGE
+    usual_low, usual_high = np.quantile(every, (0.02, 0.98))
+    logarithmic = low > 0 and usual_high / usual_low > LOG_RANGE
     edges = (
         np.geomspace(low, high, BINS + 1)
         if logarithmic

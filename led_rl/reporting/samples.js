@@ -89,8 +89,8 @@
         first.append(button);
         const chips = made("td");
         chips.append(...verdictChip(row));
-        line.append(first, made("td", "", get(row, "sample")), made("td", "", visible(nameOf(row, "checkpoint"))),
-          made("td", "", visible(nameOf(row, "arm"))), chips, made("td", "", get(row, "thinking").toLocaleString("en")),
+        line.append(first, made("td", "", get(row, "sample")), chips, made("td", "", visible(nameOf(row, "arm"))),
+          made("td", "", visible(nameOf(row, "checkpoint"))), made("td", "", get(row, "thinking").toLocaleString("en")),
           made("td", "", get(row, "answer").toLocaleString("en")), made("td", "", exploredText(row)));
         line.addEventListener("click", () => open(row));
         return line;
