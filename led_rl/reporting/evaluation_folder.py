@@ -8,9 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from led_rl.decoding import DecodingParams
+from led_rl.engines.engine import Sampling
+from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.estimates import Estimate
 from led_rl.evaluation.records import COMPLETIONS, MANIFEST, RECORDS, EvaluationError, Record, read_records
-from led_rl.evaluation.summary import SummaryRow, summarise
+from led_rl.evaluation.summary import ARM_COMPARISONS, SummaryRow, summarise
 
 SUMMARY = "summary.json"
 
@@ -112,10 +115,20 @@ class EvaluationFolder:
                 offset += len(line)
 
     @property
+    def arms(self) -> dict[str, Arm]:
+        """The arms of the manifest, as they were asked for."""
+        found = {}
+        for name, arm in self.manifest.get("arms", {}).items():
+            decoding = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in arm["decoding"].items()
+            }
+            found[name] = Arm(DecodingParams(**decoding), Sampling(**arm["sampling"]))
+        return found
+
+    @property
     def max_tokens(self) -> int | None:
         """The longest completion that any arm allowed."""
-        limits = [arm.get("sampling", {}).get("max_tokens") for arm in self.manifest.get("arms", {}).values()]
-        return max((limit for limit in limits if limit), default=None)
+        return max((arm.sampling.max_tokens for arm in self.arms.values()), default=None)
 
 
 def group_of(row: Mapping[str, Any]) -> Group:
@@ -141,10 +154,10 @@ def read_evaluation(folder: str | Path) -> EvaluationFolder:
     problems = [record for record in records if record["kind"] == "problem"]
     if not problems:
         raise EvaluationError(f"{path / RECORDS} holds no graded problem yet; finish the evaluation first")
-    return EvaluationFolder(path, manifest, _summary(path, records), problems)
+    return EvaluationFolder(path, manifest, _summary(path, manifest, records), problems)
 
 
-def _summary(path: Path, records: Sequence[Record]) -> dict[str, list[SummaryRow]]:
+def _summary(path: Path, manifest: Mapping[str, Any], records: Sequence[Record]) -> dict[str, list[SummaryRow]]:
     """The rows of summary.json by benchmark; computed where the file is missing or older than the records."""
     rows: dict[str, list[SummaryRow]] = {}
     summary = path / SUMMARY
@@ -158,10 +171,11 @@ def _summary(path: Path, records: Sequence[Record]) -> dict[str, list[SummaryRow
         except (KeyError, TypeError, AttributeError) as error:
             raise EvaluationError(f"{summary} is damaged ({error!r}); delete it: it is computed anew") from error
         return rows
-    by_benchmark: dict[str, list[Record]] = {}
-    for record in records:
-        by_benchmark.setdefault(record.get("benchmark") or "", []).append(record)
-    return {name: list(summarise(group)) for name, group in by_benchmark.items()}
+    pairs = manifest.get("comparisons")
+    compared = ARM_COMPARISONS if pairs is None else [(arm, baseline) for arm, baseline in pairs]
+    for row in summarise(records, arm_comparisons=compared):
+        rows.setdefault(row.benchmark, []).append(row)
+    return rows
 
 
 def _estimate(values: Mapping[str, Any]) -> Estimate:

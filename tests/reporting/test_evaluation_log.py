@@ -62,7 +62,7 @@ def test_every_arm_is_a_run_of_one_group_with_curves_over_checkpoints(folder, mo
         assert config["decoding"]["decoding"] == arm == config["arm"]
         assert set(config["checkpoints"]) == {"checkpoint-100", "checkpoint-200"}
         history = [values(record.history.item) for record in records if record.HasField("history")]
-        logged = [entry for entry in history if "evaluation/step" in entry]
+        logged = [entry for entry in history if "evaluation/gsm8k/pass@1" in entry]
         assert [entry["evaluation/step"] for entry in logged] == [100, 200]
         for entry in logged:
             expected = curves[arm][entry["evaluation/step"]]

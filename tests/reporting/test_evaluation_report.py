@@ -1,0 +1,325 @@
+"""`led-rl report`: files, figures, and the page as a real browser shows it."""
+
+import base64
+import csv
+import gzip
+import io
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+from chromium import BROWSER, tab
+from evaluation_folders import HOSTILE, write_folder
+
+from led_rl.cli import main as run_cli
+from led_rl.evaluation.arms import sweeps
+from led_rl.evaluation.summary import summarise
+from led_rl.reporting.evaluation_folder import read_evaluation
+from led_rl.reporting.evaluation_panels import (
+    checkpoint_panels,
+    length_panels,
+    steps_of,
+    temperature_panels,
+    truncation_panels,
+)
+from led_rl.reporting.evaluation_report import write_evaluation_report
+from led_rl.reporting.sample_browser import sample_browser
+from led_rl.reporting.token_texts import TokenTexts
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs a Chromium: apt-get install chromium")
+
+
+def unpacked(packed):
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(
+        tmp_path_factory.mktemp("evaluation"), benchmarks=("gsm8k", "math500"), temperatures=(0.6, 1.0), samples=3
+    )
+
+
+@pytest.fixture(scope="module")
+def written(folder):
+    return write_evaluation_report(read_evaluation(folder), folder / "out")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with tab(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+def opened(browser, path, wide=1280):
+    browser.errors.clear()
+    browser.requests.clear()
+    browser.open(path, wide)
+    browser.wait_for("document.getElementById('browser')?.dataset.ready")
+    return browser
+
+
+def choose(browser, control, value):
+    browser.run(f"(() => {{ const s = document.querySelector({control!r}); s.value = {value!r};"
+                "s.dispatchEvent(new Event('change')); })()")  # fmt: skip
+
+
+def rows_shown(browser):
+    return browser.run("[...document.querySelectorAll('#rows tr')].map(r => [...r.cells].map(c => c.textContent))")
+
+
+@needs_browser
+def test_the_page_opens_offline_without_errors_and_is_not_cut_off(browser, written):
+    for wide in (1280, 500):
+        page = opened(browser, written["page"], wide)
+        assert page.run("document.documentElement.scrollWidth") <= wide
+        assert page.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        assert [url for url in page.requests if not url.startswith("data:")] == [f"file://{written['page']}"]
+        assert page.errors == []
+
+
+@needs_browser
+def test_the_filters_show_what_the_records_hold(browser, folder, written):
+    page = opened(browser, written["page"])
+    evaluation = read_evaluation(folder)
+    assert page.run("document.getElementById('page-place').textContent").startswith("432 of 432 completions")
+    choose(page, "#filter-benchmark", "1")
+    choose(page, "#filter-arm", "4")
+    arm = page.run("document.querySelector('#filter-arm').selectedOptions[0].textContent")
+    for value, verdict in (("1", True), ("0", False), ("2", None)):
+        choose(page, "#filter-verdict", value)
+        expected = [
+            place for place in evaluation.places
+            if place.group.benchmark == "math500" and place.group.arm == arm
+            and evaluation.verdict(*place[:3]).correct is verdict
+        ]  # fmt: skip
+        assert page.run("document.getElementById('page-place').textContent").startswith(f"{len(expected)} of 432")
+        shown = {(row[0], int(row[1]), row[3], row[4]) for row in rows_shown(page)}
+        assert shown == {(p.problem, p.sample, p.group.arm, p.group.checkpoint) for p in expected}
+    choose(page, "#filter-verdict", "cut")
+    cut = [
+        p for p in evaluation.places if p.group[0::2] == ("math500", arm) and not evaluation.verdict(*p[:3]).finished
+    ]
+    assert len(rows_shown(page)) == len(cut)
+    assert page.errors == []
+
+
+@needs_browser
+def test_two_arms_stand_side_by_side_with_explored_tokens_and_their_parting(browser, folder, written):
+    page = opened(browser, written["page"])
+    choose(page, "#filter-arm", "4")
+    assert page.run("document.querySelector('#filter-arm').selectedOptions[0].textContent") == "led T 0.6"
+    page.run("document.querySelector('#rows tr').click()")
+    page.wait_for("document.querySelector('#side-b pre span')")
+    places = read_evaluation(folder).places
+    rows = dict(zip(places, read_evaluation(folder).completions(places), strict=True))
+
+    def row_of(side):
+        group = page.run(f"document.querySelector('{side} .group').selectedOptions[0].textContent")
+        checkpoint, arm = group.split(" · ")
+        key = (("gsm8k", checkpoint, arm), "p0", 0)
+        return next(row for place, row in rows.items() if place[:3] == key)
+
+    left, right = row_of("#side-a"), row_of("#side-b")
+    assert (left["arm"], right["arm"]) == ("led T 0.6", "standard T 0.6")
+    for side, row in (("#side-a", left), ("#side-b", right)):
+        assert page.run(f"document.querySelector('{side} pre').textContent") == row["text"]
+        marked = page.run(f"[...document.querySelectorAll('{side} pre .explored')].length")
+        assert marked == row["explored"].count("1")
+    assert "which tokens LED explored was not recorded" in page.run(
+        "document.querySelector('#side-b .facts').textContent"
+    )
+    parting = next(i for i, (a, b) in enumerate(zip(left["token_ids"], right["token_ids"], strict=False)) if a != b)
+    said = page.run("document.getElementById('parting').textContent")
+    assert f"same for {parting} tokens and part at token {parting + 1}." in said
+    assert page.run("[...document.querySelectorAll('#side-a .parted')].length") == 1
+    choose(page, "#side-b .group", page.run("document.querySelector('#side-a .group').value"))
+    page.wait_for("document.getElementById('parting').textContent === 'Both sides are the same.'")
+    assert page.errors == []
+
+
+@needs_browser
+def test_hostile_texts_are_shown_and_never_run(browser, tmp_path):
+    made = write_folder(tmp_path, hostile=True, checkpoints=("base",), arms=("led", "standard"))
+    page = opened(browser, write_evaluation_report(read_evaluation(made), tmp_path)["page"])
+    shown = set()
+    for sample in range(4):
+        for problem in range(6):
+            page.run(f"document.querySelectorAll('#rows tr')[{problem * 8 + sample}].click()")
+            page.wait_for(f"document.getElementById('problem-title').textContent === 'problem p{problem}'")
+            page.wait_for(f"document.querySelector('#side-a .sample').value === '{sample}'")
+            shown.add(page.run("document.querySelector('#side-a pre').textContent"))
+    assert page.run("document.title") == f"Evaluation {tmp_path.name}"
+    assert len(shown) == len(HOSTILE)
+    assert set(HOSTILE[:2]) <= shown
+    assert any("nul ⟨U+0000⟩" in text for text in shown)
+    assert any("⟨U+202E⟩right to left" in text for text in shown)
+    assert any("lone ⟨U+D800⟩ and ⟨U+DFFF⟩ surrogates, \U0001f600 a pair" in text for text in shown)
+    assert page.run("document.getElementById('prompt').textContent") == HOSTILE[0]
+    assert page.errors == []
+
+
+@needs_browser
+def test_ten_thousand_completions_stay_usable(browser, tmp_path):
+    made = write_folder(tmp_path, problems=834, samples=4, tokens=100, checkpoints=("base",))
+    path = write_evaluation_report(read_evaluation(made), tmp_path)["page"]
+    assert path.stat().st_size < 5e6
+    browser.errors.clear()
+    browser.open(path)
+    assert browser.wait_for("document.getElementById('browser')?.dataset.ready === '10008'") < 20
+    browser.run("document.querySelector('#page-on').click()")
+    assert "page 2 of 201" in browser.run("document.getElementById('page-place').textContent")
+    browser.run("document.querySelector('#rows tr').click()")
+    assert browser.wait_for("document.querySelector('#side-b pre span')") < 10
+    assert browser.run("document.getElementsByTagName('*').length") < 2500
+    assert browser.errors == []
+
+
+def test_packed_tokens_add_up_to_the_recorded_texts(folder):
+    evaluation = read_evaluation(folder)
+    packed = sample_browser(evaluation)
+    index = unpacked(packed.index)
+    chunks = [unpacked(chunk) for chunk in packed.chunks]
+    at = {name: place for place, name in enumerate(index["columns"])}
+    rows = dict(zip((p[:3] for p in evaluation.places), evaluation.completions(evaluation.places), strict=True))
+    assert packed.shown == packed.recorded == len(index["rows"]) == len(rows) == 432
+    for entry in index["rows"]:
+        group = tuple(index[f"{kind}s"][entry[at[kind]]] for kind in ("benchmark", "checkpoint", "arm"))
+        row = rows[group, index["problems"][entry[at["problem"]]], entry[at["sample"]]]
+        chunk = chunks[entry[at["chunk"]]]
+        item = chunk["items"][entry[at["position"]]]
+        assert "".join(chunk["vocabulary"][token] for token in item["tokens"]) == row["text"]
+        assert len(item["tokens"]) == len(row["token_ids"]) == len(item["thinking"])
+        assert (item["thinking"], item["explored"]) == (row["thinking"], row["explored"])
+        assert chunk["prompts"][item["prompt"]] == row["prompt"]
+
+
+def test_a_page_that_would_grow_too_large_keeps_the_first_samples_and_says_so(folder):
+    evaluation = read_evaluation(folder)
+    whole = sum(map(len, sample_browser(evaluation).chunks)) / 1e6
+    packed = sample_browser(evaluation, megabytes=0.8 * whole)
+    index = unpacked(packed.index)
+    assert {row[4] for row in index["rows"]} < {0, 1, 2}
+    assert packed.shown == len(index["rows"]) < packed.recorded
+    assert f"holds {packed.shown} of 432 completions" in packed.notes[-1]
+    assert "so no completion is shown" in sample_browser(evaluation, megabytes=0.0001).notes[-1]
+
+
+def test_without_a_tokenizer_texts_stay_and_the_page_says_why(tmp_path):
+    made = write_folder(tmp_path, tokenizer=False, checkpoints=("base",), arms=("led",))
+    packed = sample_browser(read_evaluation(made))
+    assert packed.notes[0].startswith("The tokenizer of base (")
+    assert all("text" in item for item in unpacked(packed.chunks[0])["items"])
+
+
+def test_characters_of_several_tokens_stand_with_their_last_one():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    texts = TokenTexts(PreTrainedTokenizerFast(tokenizer_object=core))
+    ids = core.encode("a é😀b").ids
+    assert texts.pieces(ids) == ["a", " ", "", "é", "", "", "", "😀", "b"]
+    assert "".join(texts.pieces(ids[:-2])).startswith("a é")  # cut off within a character
+    assert len(texts.pieces(ids[:-2])) == len(ids) - 2
+
+
+def test_curves_appear_when_several_ran(folder, tmp_path):
+    evaluation = read_evaluation(folder)
+    assert sweeps(evaluation.arms) == {
+        name: {f"{name} T 0.6": 0.6, f"{name} T 1": 1.0} for name in ("standard", "top_k_control", "led")
+    }
+    assert len(temperature_panels(evaluation)) == 2 * 2 * 2  # benchmarks, checkpoints, k
+    panels = checkpoint_panels(evaluation)
+    assert len(panels) == 2 * 2
+    rows = {row.checkpoint: row for row in evaluation.rows["gsm8k"] if row.arm == "led T 1"}
+    line = next(line for line in panels[0].figure.axes[0].lines if line.get_label() == "led T 1")
+    assert line.get_xdata().tolist() == [100, 200]
+    values = [rows[label].metrics["pass@1"].value for label in ("checkpoint-100", "checkpoint-200")]
+    np.testing.assert_allclose(line.get_ydata(), values)
+    single = read_evaluation(write_folder(tmp_path, checkpoints=("base",)))
+    assert checkpoint_panels(single) == temperature_panels(single) == []
+
+
+def test_length_shares_add_up_and_truncation_is_the_records(folder):
+    evaluation = read_evaluation(folder)
+    for panel in length_panels(evaluation):
+        for stairs in panel.figure.axes[0].patches:
+            assert stairs.get_data().values.sum() == pytest.approx(1)
+    panel = truncation_panels(evaluation)[0]
+    rows = [row for row in evaluation.rows["gsm8k"] if not row.is_difference]
+    points = [line.get_xdata()[0] for line in panel.figure.axes[0].lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points, [100 * row.metrics["truncated"].value for row in rows])
+
+
+def test_steps_are_read_from_all_names_or_from_none():
+    assert steps_of({"checkpoint-200": 0, "checkpoint-30": 0}) == (["checkpoint-30", "checkpoint-200"], [30, 200])
+    assert steps_of({"base": 0, "checkpoint-30": 0}) == (["base", "checkpoint-30"], [])
+
+
+def test_the_csv_file_holds_every_figure(folder, written):
+    rows = list(csv.DictReader(io.StringIO(written["CSV"].read_text())))
+    evaluation = read_evaluation(folder)
+    assert len(rows) == sum(len(row.metrics) for rows in evaluation.rows.values() for row in rows)
+    row = next(row for row in evaluation.rows["math500"] if row.arm == "led T 1")
+    found = next(r for r in rows if (r["benchmark"], r["checkpoint"], r["arm"], r["metric"])
+                 == ("math500", row.checkpoint, "led T 1", "pass@1"))  # fmt: skip
+    assert float(found["value"]) == pytest.approx(row.metrics["pass@1"].value)
+    assert float(found["low"]) == pytest.approx(row.metrics["pass@1"].low)
+
+
+def test_the_markdown_file_has_a_table_per_benchmark_and_checkpoint(written):
+    text = written["Markdown"].read_text()
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        f"{benchmark}, checkpoint-{step}" for benchmark in ("gsm8k", "math500") for step in (100, 200)
+    ]
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_the_summary_is_read_where_it_is_current_and_made_where_it_is_not(tmp_path):
+    made = write_folder(tmp_path, checkpoints=("base",))
+    before = read_evaluation(made)
+    os.utime(tmp_path / "summary.json", (1, 1))
+    assert repr(read_evaluation(made).rows) == repr(before.rows)
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").open()]
+    assert repr(list(before.rows[""])) == repr(summarise(records))
+
+
+def test_the_command_writes_everything_and_names_it(folder, tmp_path, capsys):
+    assert run_cli(["report", str(folder), "--output", str(tmp_path / "new"), "--title", "A <title>"]) == 0
+    said = capsys.readouterr().out
+    for name in ("report.html", "report.md", "report.csv"):
+        assert (tmp_path / "new" / name).is_file()
+        assert str(tmp_path / "new" / name) in said
+    assert "<title>A &lt;title&gt;</title>" in (tmp_path / "new" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: None, "does not exist; give the folder"),
+        (lambda folder: folder.mkdir(), "is no evaluation: it lacks manifest.json"),
+        (
+            lambda folder: (write_folder(folder, 1), (folder / "manifest.json").write_text("{")),
+            "manifest.json is no JSON",
+        ),
+        (lambda folder: (write_folder(folder, 1), (folder / "summary.json").write_text('[{"a": 1}]')), "is damaged"),
+        (lambda folder: (write_folder(folder, 1), (folder / "records.jsonl").write_text("")), "no graded problem yet"),
+        (
+            lambda folder: (write_folder(folder, 1), (folder / "completions.jsonl").write_text("x\n{}\n")),
+            "completions.jsonl line 1 is damaged",
+        ),
+    ],
+)
+def test_what_is_missing_or_damaged_is_one_line(tmp_path, capsys, break_it, message):
+    break_it(tmp_path / "evaluation")
+    assert run_cli(["report", str(tmp_path / "evaluation")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
