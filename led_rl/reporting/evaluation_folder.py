@@ -119,10 +119,13 @@ class EvaluationFolder:
         """The arms of the manifest, as they were asked for."""
         found = {}
         for name, arm in self.manifest.get("arms", {}).items():
-            decoding = {
-                key: tuple(value) if isinstance(value, list) else value for key, value in arm["decoding"].items()
-            }
-            found[name] = Arm(DecodingParams(**decoding), Sampling(**arm["sampling"]))
+            try:
+                decoding: dict[str, Any] = {
+                    key: tuple(value) if isinstance(value, list) else value for key, value in arm["decoding"].items()
+                }
+                found[name] = Arm(DecodingParams(**decoding), Sampling(**arm["sampling"]))
+            except (KeyError, TypeError, AttributeError) as error:
+                raise EvaluationError(f"{self.path / MANIFEST}: arm {name!r} is not understood: {error}") from error
         return found
 
     @property
