@@ -20,6 +20,7 @@ from led_rl.reporting.style import FAINT, HIGHER, INK, LOWER, MARKERS, colour, p
 
 SIZE = (5.0, 3.3)  # inches
 BINS = 24
+FEW_LINES = 4  # whose bands can be told apart
 LOG_RANGE = 50  # lengths that differ by more than this are drawn on a logarithmic axis
 LINES = ("-", "--", ":", "-.")
 
@@ -170,9 +171,12 @@ def _panel(axes: Axes) -> Panel:
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     if handles:
-        figure.legend(
-            handles, labels, loc="outside upper left", ncols=max(1, min(3, int(60 / (6 + max(map(len, labels))))))
-        )
+        columns = max(1, min(3, int(60 / (6 + max(map(len, labels))))))
+        figure.set_figheight(figure.get_figheight() + 0.2 * (math.ceil(len(labels) / columns) - 1))
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns)
+    if len(axes.lines) > FEW_LINES:
+        for band in axes.collections:
+            band.set_alpha(0.05)
     words = (axes.get_title(loc="left"), axes.get_ylabel(), axes.get_xlabel())
     return Panel(": ".join(word for word in words if word), figure)
 
