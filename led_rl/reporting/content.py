@@ -23,7 +23,7 @@ class Report:
 
     Attributes:
         rows: of `summarise`.
-        benchmarks: the rows by benchmark, where several are told apart; `rows` are empty then.
+        remarks: sentences beside the findings.
         histories: run -> `log_history` of its trainer_state.json.
         entropies: checkpoint -> layer entropies, the untrained one first; all read on the same sequences.
         settings: of the run, nested as they come.
@@ -40,12 +40,15 @@ class Report:
     locations: Mapping[str, str] = field(default_factory=dict)
     rollouts_per_step: int | None = None
     caveat: str = SMALL_MODEL_CAVEAT
-    benchmarks: Mapping[str, Sequence[SummaryRow]] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
 
     @property
     def results(self) -> Mapping[str, Sequence[SummaryRow]]:
-        """The rows by benchmark; under the empty name where there is one unnamed set of problems."""
-        return self.benchmarks or {"": self.rows}
+        """The rows by benchmark; under the empty name where there is but one."""
+        found: dict[str, list[SummaryRow]] = {}
+        for row in self.rows:
+            found.setdefault(row.benchmark, []).append(row)
+        return found if len(found) > 1 else {"": self.rows}
 
 
 class Metric(NamedTuple):

@@ -1,7 +1,5 @@
 """Small figures of an evaluation, one per benchmark and checkpoint: a page sets them side by side as it is wide."""
 
-import itertools
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from led_rl.evaluation.arms import sweeps
 from led_rl.evaluation.estimates import Estimate, Floats, shows_difference
 from led_rl.evaluation.records import Record
 from led_rl.evaluation.summary import SummaryRow, pass_ks
@@ -112,7 +111,7 @@ def temperature_panels(folder: EvaluationFolder) -> list[Panel]:
         by_arm = {row.arm: row for row in rows}
         for k in sorted({*ks[:1], *ks[-1:]}):
             axes = _axes(_title(benchmark, checkpoint), "temperature", f"pass@{k}")
-            for index, (name, arms) in enumerate(sweeps(folder.manifest).items()):
+            for index, (name, arms) in enumerate(sweeps(folder.arms).items()):
                 there = sorted((t, arm) for arm, t in arms.items() if arm in by_arm)
                 if len(there) > 1:
                     estimates = [by_arm[arm].metrics[f"pass@{k}"] for _, arm in there]
@@ -250,24 +249,6 @@ def _records(folder: EvaluationFolder) -> dict[tuple[str, str], dict[str, list[R
         group = group_of(record)
         found.setdefault((group.benchmark, group.checkpoint), {}).setdefault(group.arm, []).append(record)
     return found
-
-
-def sweeps(manifest: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Arms that differ in nothing but their temperature (and seed): their common name -> arm -> temperature."""
-    same: dict[str, dict[str, float]] = {}
-    for name, arm in manifest.get("arms", {}).items():
-        sampling = {key: value for key, value in arm["sampling"].items() if key not in ("temperature", "seed")}
-        key = json.dumps([arm["decoding"], sampling], sort_keys=True)
-        same.setdefault(key, {})[name] = arm["sampling"]["temperature"]
-    return {_common_name(list(arms)): arms for arms in same.values() if len(set(arms.values())) > 1}
-
-
-def _common_name(names: Sequence[str]) -> str:
-    """What the names begin with: "led" of "led T 0.6" and "led T 1"."""
-    words = [re.split(r"(?<=[ _-])", name) for name in names]
-    shared = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))
-    start = re.sub(r"[ _-]+(?:t|temp|temperature)?[ _=-]*$", "", "".join(column[0] for column in shared), flags=re.I)
-    return start or names[0]
 
 
 def _title(benchmark: str, checkpoint: str) -> str:

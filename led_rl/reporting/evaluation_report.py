@@ -3,6 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from led_rl.evaluation.arms import sweeps
+from led_rl.evaluation.remarks import remarks
+from led_rl.evaluation.slopes import slopes
 from led_rl.reporting.content import Report
 from led_rl.reporting.evaluation_folder import EvaluationFolder
 from led_rl.reporting.evaluation_panels import (
@@ -63,9 +66,13 @@ SECTIONS: Mapping[str, Sequence[Drawn]] = {
 
 def evaluation_report(folder: EvaluationFolder, title: str | None = None) -> Report:
     """What the page, the Markdown file and the findings are made from."""
+    rows = [row for group in folder.rows.values() for row in group]
+    found = slopes(folder.records, sweeps(folder.arms))
+    named = [name for name in folder.rows if name]
     return Report(
-        title=title or f"Evaluation {folder.path.resolve().name}",
-        benchmarks=folder.rows,
+        title=title or f"Evaluation {folder.path.resolve().name}{f': {named[0]}' if len(named) == 1 else ''}",
+        rows=rows,
+        remarks=remarks([row for row in rows if not row.is_difference], found, folder.max_tokens),
         settings={key: value for key, value in folder.manifest.items() if key != "format"},
         locations={"records": str(folder.path)},
         caveat="",

@@ -21,7 +21,8 @@ class Finding(NamedTuple):
 def findings(report: Report) -> list[Finding]:
     """The results in short."""
     comparisons = [finding for name, rows in report.results.items() for finding in _comparisons(name, rows)]
-    return [*_training(report), *comparisons, *_chance(report), *_entropies(report), *_unusable(report)]
+    remarks = [Finding(f"{remark}.") for remark in report.remarks]
+    return [*_training(report), *comparisons, *_chance(report), *remarks, *_entropies(report), *_unusable(report)]
 
 
 def _training(report: Report) -> Iterator[Finding]:
@@ -70,7 +71,13 @@ def _compared(rows: Sequence[SummaryRow]) -> list[Metric]:
 def _chance(report: Report) -> Iterator[Finding]:
     groups = [rows for all_rows in report.results.values() for rows in _pairs(all_rows).values()]
     looked_at = sum(len(_compared(rows)) * len(rows) for rows in groups)
-    if looked_at > 1:
+    tests = sum(e.p_holm is not None for row in report.rows for e in row.metrics.values())
+    if tests:
+        yield Finding(
+            f"The p-values of these differences are corrected (Holm) over the {tests} tests that were made; a "
+            "difference is called higher or lower only if its interval and its corrected p-value agree."
+        )
+    elif looked_at > 1:
         yield Finding(
             f"These are {looked_at} differences: by chance alone, about one 95 % interval in twenty excludes 0 where "
             "nothing differs."
@@ -85,7 +92,10 @@ def _by_verdict(rows: Sequence[SummaryRow], metric: Metric) -> str:
         estimate = row.metrics[metric.name]
         value, interval = format_estimate(estimate, metric, signed=True)
         where = row.checkpoint if row.compares == "arms" else row.arm
-        verdicts.setdefault(_verdict(estimate), []).append(f"{where} ({value} {unit} {interval})")
+        least = ""
+        if metric.unit == "%" and estimate.detectable and not shows_difference(estimate):
+            least = f", {100 * estimate.detectable:.1f} would show"
+        verdicts.setdefault(_verdict(estimate), []).append(f"{where} ({value} {unit} {interval}{least})")
     preposition = "on" if rows[0].compares == "arms" else "with"
     return "; ".join(f"{verdict} {preposition} {', '.join(which)}" for verdict, which in verdicts.items())
 

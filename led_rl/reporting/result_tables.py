@@ -21,8 +21,7 @@ def csv_table(folder: EvaluationFolder) -> str:
     for benchmark, rows in folder.rows.items():
         for row in rows:
             for name, estimate in row.metrics.items():
-                corrected = getattr(estimate, "p_holm", None)
-                numbers = (estimate.value, estimate.low, estimate.high, estimate.n, estimate.p_value, corrected)
+                numbers = (estimate.value, estimate.low, estimate.high, estimate.n, estimate.p_value, estimate.p_holm)
                 place = [_plain(part) for part in (benchmark, row.checkpoint, row.arm)]
                 writer.writerow([*place, row.compares or "", name, *map(_number, numbers)])
     return text.getvalue()

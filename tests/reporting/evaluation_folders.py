@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from conftest import character_tokenizer
 
+from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
-from led_rl.evaluation.problems import comparison_arms
+from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.summary import summarise, write_summary
 
 HOSTILE = (
@@ -42,7 +43,8 @@ def write_folder(
         characters.save_pretrained(folder / "model")
     made = {}
     for temperature in temperatures:
-        for name, arm in comparison_arms(arms, Sampling(temperature, max_tokens=tokens, n=samples)).items():
+        for name in arms:
+            arm = Arm(DecodingParams(decoding=name), Sampling(temperature, max_tokens=tokens, n=samples))
             made[name if len(temperatures) == 1 else f"{name} T {temperature:g}"] = asdict(arm)
     manifest = {
         "format": 1,

@@ -14,13 +14,13 @@ import pytest
 from evaluation_folders import write_folder
 
 from led_rl.cli import main as run_cli
+from led_rl.evaluation.arms import sweeps
 from led_rl.evaluation.summary import summarise
 from led_rl.reporting.evaluation_folder import read_evaluation
 from led_rl.reporting.evaluation_panels import (
     checkpoint_panels,
     length_panels,
     steps_of,
-    sweeps,
     temperature_panels,
     truncation_panels,
 )
@@ -103,7 +103,7 @@ def test_characters_of_several_tokens_stand_with_their_last_one():
 
 def test_curves_appear_when_several_ran(folder, tmp_path):
     evaluation = read_evaluation(folder)
-    assert sweeps(evaluation.manifest) == {
+    assert sweeps(evaluation.arms) == {
         name: {f"{name} T 0.6": 0.6, f"{name} T 1": 1.0} for name in ("standard", "top_k_control", "led")
     }
     assert len(temperature_panels(evaluation)) == 3 * 2 * 2  # benchmarks and their mean, checkpoints, k
