@@ -125,6 +125,11 @@ class DecodingParams:
             )
         return layers
 
+    def markers(self, tokenizer: Any) -> ThinkMarkers:
+        """The think markers as a tokenizer spells them. Raises MissingMarkersError where it cannot."""
+        size = 0 if tokenizer is None else len(tokenizer)
+        return _spelled(tokenizer, size, self.start_marker, self.end_marker)
+
     def to_extra_args(self) -> dict[str, Any]:
         """The request's `extra_args` / `vllm_xargs`; empty for standard decoding.
 
@@ -210,6 +215,12 @@ def _typed(value: Any) -> tuple[Any, Any]:
     return value, type(value)
 
 
+@lru_cache(maxsize=256)
+def _spelled(tokenizer: Any, size: int, start: str | tuple[int, ...], end: str | tuple[int, ...]) -> ThinkMarkers:
+    """Remembered: looking for parts of a marker reads the whole vocabulary. `size`: tokens may be added to it."""
+    return ThinkMarkers.from_tokenizer(tokenizer, start, end)
+
+
 STANDARD = DecodingParams()
 
 
@@ -227,7 +238,7 @@ def check_decoding(decoding: DecodingParams, model_config: Any, tokenizer: Token
     """
     decoding.layers(model_config.get_text_config().num_hidden_layers)
     try:
-        return ThinkMarkers.from_tokenizer(tokenizer, decoding.start_marker, decoding.end_marker)
+        return decoding.markers(tokenizer)
     except MissingMarkersError:
         if decoding.is_standard or not decoding.think_only:
             return None

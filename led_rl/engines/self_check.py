@@ -7,7 +7,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from led_rl.decoding import DecodingParams
-from led_rl.thinking import END, START, MissingMarkersError, ThinkMarkers
+from led_rl.thinking import END, START, MissingMarkersError
 
 if TYPE_CHECKING:
     from led_rl.engines.agreement import Agreement
@@ -82,7 +82,7 @@ def check_architecture(config: Any, depth: int) -> Check:
 def check_markers(tokenizer: Any) -> Check:
     """How the tokenizer spells the think markers."""
     try:
-        markers = ThinkMarkers.from_tokenizer(tokenizer)
+        markers = DecodingParams().markers(tokenizer)
     except MissingMarkersError as error:
         text = f"{error}; requests must name led_start_marker and led_end_marker, or set led_think_only=0"
         return Check("think markers", "warn", text)

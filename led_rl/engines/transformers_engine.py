@@ -39,7 +39,7 @@ class TransformersEngine:
         self.end_tokens = {tokenizer.eos_token_id, *(end if isinstance(end, list) else [end])} - {None}
 
     def markers(self, decoding: DecodingParams) -> ThinkMarkers:
-        return ThinkMarkers.from_tokenizer(self.tokenizer, decoding.start_marker, decoding.end_marker)
+        return decoding.markers(self.tokenizer)
 
     def layer_logits(self, hidden_states: Sequence[Tensor], decoding: DecodingParams) -> Tensor:
         """(..., hidden) states after 0 ... L layers -> (..., depth, vocab) logits before temperature, final first.

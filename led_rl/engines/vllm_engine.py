@@ -15,7 +15,7 @@ from led_rl.decoding import LARGEST_INTEGER, DecodingParams
 from led_rl.engines.engine import Completion, Request, Sampling, stream
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.sampler.support import read_record
-from led_rl.thinking import MissingMarkersError, ThinkMarkers
+from led_rl.thinking import MissingMarkersError
 
 if TYPE_CHECKING:
     from led_rl.sampler.request_decoder import RequestDecoder
@@ -62,14 +62,14 @@ def request_decoder(llm: Any) -> "RequestDecoder | None":
 
 
 class VLLMEngine:
-    """vLLM as an `Engine` (engine.py). Its caller's requests alone use it: `led_k` has no bound here.
+    """vLLM as an `Engine` (engine.py).
 
     Args:
         model: checkpoint folder or hub id.
         depth: largest LED depth that requests may ask for; 0 builds an engine without LED.
         max_model_len: longest sequence, prompt and completion, in tokens.
         max_num_seqs: sequences decoded at a time.
-        max_k: the most candidates that requests may ask for.
+        max_k: the most candidates that requests may ask for; no bound, since its caller's requests alone use it.
         latent_layers: what requests may read, instead of the last `depth` - 1 layers.
         support: whether outputs say which ids each token could have been (led_rl/sampler/support.py).
         explored: whether completions say which tokens came from latent layers.
@@ -173,7 +173,7 @@ class VLLMEngine:
     def _thinking(self, prompt: list[int], tokens: list[int], decoding: DecodingParams) -> list[bool]:
         """Whether each token was sampled while thinking; where the tokenizer has no markers, none was."""
         try:
-            markers = ThinkMarkers.from_tokenizer(self.tokenizer, decoding.start_marker, decoding.end_marker)
+            markers = decoding.markers(self.tokenizer)
         except MissingMarkersError:
             return [False] * len(tokens)
         return markers.thinking_mask(prompt, tokens, decoding.think_start == "prompt")

@@ -7,7 +7,8 @@ was cut off while thinking for an answer.
 from collections.abc import Sequence
 from typing import Any
 
-from led_rl.thinking import MissingMarkersError, ThinkMarkers
+from led_rl.decoding import DecodingParams
+from led_rl.thinking import MissingMarkersError
 from rewards import RewardFunction, call_reward, load_reward
 
 THINK_AWARE = ("math_answer", "choice_letter", "think_format")
@@ -26,7 +27,7 @@ def load_reward_for(tokenizer: Any, name: str, **options: Any) -> RewardFunction
 def template_opens_thinking(tokenizer: Any) -> bool:
     """Whether a prompt of the tokenizer's chat template ends inside a think part."""
     try:
-        markers = ThinkMarkers.from_tokenizer(tokenizer)
+        markers = DecodingParams().markers(tokenizer)
     except MissingMarkersError:
         return False
     prompt = tokenizer.apply_chat_template(

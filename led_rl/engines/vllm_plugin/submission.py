@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
@@ -151,11 +150,7 @@ def check_markers(decoding: DecodingParams, tokenizer: Any) -> None:
             "led_start_marker and led_end_marker as lists of token ids"
         )
     if decoding.think_only:
-        _spelt(tokenizer, *markers)
-
-
-# To find the tokens in which a part of a marker may lie takes a look at the whole vocabulary: not for every request.
-_spelt = lru_cache(maxsize=256)(ThinkMarkers.from_tokenizer)
+        decoding.markers(tokenizer)
 
 
 def speller(model_config: Any) -> Callable[[DecodingParams], ThinkMarkers | None]:
@@ -167,12 +162,9 @@ def speller(model_config: Any) -> Callable[[DecodingParams], ThinkMarkers | None
     def spell(decoding: DecodingParams) -> ThinkMarkers | None:
         from vllm.tokenizers.registry import cached_tokenizer_from_config
 
-        markers = decoding.start_marker, decoding.end_marker
         tokenizer = None if model_config.skip_tokenizer_init else cached_tokenizer_from_config(model_config)
-        if tokenizer is None and any(isinstance(marker, str) for marker in markers):
-            return None
         try:
-            return _spelt(tokenizer, *markers)
+            return decoding.markers(tokenizer)
         except MissingMarkersError:
             return None
 
