@@ -156,8 +156,9 @@ anything = st.recursive(
 
 
 def around(*right: object) -> st.SearchStrategy[object]:
-    """Mostly what an option takes, now and then anything."""
-    return st.one_of(*(value if isinstance(value, st.SearchStrategy) else st.just(value) for value in right), anything)
+    """What an option takes, and once in some fifteen times anything."""
+    taken = st.one_of(*(value if isinstance(value, st.SearchStrategy) else st.just(value) for value in right))
+    return st.integers(0, 14).flatmap(lambda number: taken if number else anything)
 
 
 tokens = st.integers(0, 104)
@@ -176,7 +177,6 @@ XARGS = {
     "led_think_start": around("prompt", "marker"),
     "led_start_marker": around(st.text(max_size=5), st.lists(tokens, max_size=3)),
     "led_end_marker": around(st.text(max_size=5), st.lists(tokens, max_size=3)),
-    "led_q": anything,
     "tag": anything,
 }
 OPTIONS = {
@@ -200,27 +200,26 @@ OPTIONS = {
     "ignore_eos": around(True, False),
     "stream": around(True, False),
     "echo": around(True, False),
-    "suffix": anything,
     "use_beam_search": around(False),
     "return_token_ids": around(True),
     "truncate_prompt_tokens": around(st.integers(1, 5)),
-    "kv_transfer_params": anything,
-    "extra_args": anything,
-    "led": anything,
-    "led_k": anything,
 }
-prompts = st.one_of(st.just(PROMPT), st.lists(tokens, min_size=1, max_size=12), st.text(max_size=12), anything)
-xargs_of = st.one_of(
+STRAY = dict.fromkeys(("suffix", "kv_transfer_params", "extra_args", "led", "led_k"), anything)
+prompts = around(PROMPT, st.lists(tokens, min_size=1, max_size=12), st.text(min_size=1, max_size=12))
+xargs_of = around(
     st.fixed_dictionaries({"led": st.just(1)}, optional={name: XARGS[name] for name in XARGS if name != "led"}),
+    st.fixed_dictionaries({"led_decoding": st.just("top_k_control")}, optional={"led_k": XARGS["led_k"]}),
     st.fixed_dictionaries({}, optional=XARGS),
-    anything,
 )
 
 
 @st.composite
 def bodies(draw: st.DrawFn) -> dict[str, object]:
-    names = draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=7, unique=True))
+    names = draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=6, unique=True))
     body = {name: draw(OPTIONS[name]) for name in names}
+    if not draw(st.integers(0, 14)):
+        name = draw(st.sampled_from(sorted(STRAY)))
+        body[name] = draw(STRAY[name])
     body["vllm_xargs"] = draw(xargs_of)
     body["prompt"] = draw(prompts)
     body["max_tokens"] = draw(st.integers(1, 6))

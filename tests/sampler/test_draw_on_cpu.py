@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from draw_cases import agree
+from draw_cases import ROWS, Model, admit_request, agree, decoder
 
 from led_rl.sampler.in_torch import TorchDraw
 from led_rl.sampler.on_cpu import loops
@@ -19,6 +19,31 @@ def test_the_compiled_draw_is_torch_s(vocab, alike, final_entropy):
     drawn, totals = agree(vocab, alike, final_entropy, ((CompiledDraw(),),), ((TorchDraw(),),))
     assert drawn > 100
     assert totals["read"] > 50
+
+
+@pytest.mark.parametrize("backend", [CompiledDraw, TorchDraw])
+@pytest.mark.parametrize(
+    ("keys", "alike"),
+    [
+        ({"led_decoding": "top_k_control"}, True),
+        ({"led": 1, "led_exploit": 0}, True),
+        ({"led": 1, "led_exploit": 0, "led_draw": "marginal"}, True),
+        ({"led": 1}, False),
+        ({"led": 1, "led_draw": "marginal"}, False),
+    ],
+    ids=str,
+)
+def test_at_temperature_0_only_the_choice_of_the_branch_hangs_on_the_seed(backend, keys, alike):
+    torch.manual_seed(3)
+    each, model = decoder(False, 31), Model(31)
+    each.backends = (backend(),)
+    model.led_states.states[:] = model.led_states.states[:, :1]
+    model.led_states.positions.fill_(0)
+    for row in range(ROWS):
+        admit_request(each, row, keys, 0.0, [3])
+    logits = torch.randn(1, 31).mul(0.05).expand(ROWS, -1).contiguous()
+    drawn = each.draw(model, logits, torch.arange(ROWS), torch.zeros(ROWS))
+    assert len(set(drawn.tokens.tolist())) == (1 if alike else 2)
 
 
 def test_only_decodings_with_loops_are_compiled():
