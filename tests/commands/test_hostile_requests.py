@@ -244,6 +244,8 @@ def test_whatever_bodies_come_the_server_goes_on_and_others_get_what_they_got(
         body = {"model": tiny_model, **body}
         if chat:
             content = body.pop("prompt")
+            if "logprobs" in body:
+                body |= {"logprobs": True, "top_logprobs": body["logprobs"]}
             messages = [{"role": "user", "content": content if isinstance(content, str) else "a"}]
             return post(led_server, {**body, "messages": messages}, "/v1/chat/completions")
         return post(led_server, body)
