@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
@@ -159,6 +160,7 @@ def speller(model_config: Any) -> Callable[[DecodingParams], ThinkMarkers | None
     A request whose decoding needs markers that the tokenizer cannot spell was refused at submission.
     """
 
+    @lru_cache(maxsize=256)
     def spell(decoding: DecodingParams) -> ThinkMarkers | None:
         from vllm.tokenizers.registry import cached_tokenizer_from_config
 
