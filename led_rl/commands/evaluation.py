@@ -155,10 +155,11 @@ class _Gradings:
 
     def _opens_thinking(self, tokenizer: Any, benchmark: str) -> bool:
         """Whether the benchmark's prompts end inside a think part."""
-        from led_rl.thinking import MissingMarkersError, ThinkMarkers
+        from led_rl.decoding import DecodingParams
+        from led_rl.thinking import MissingMarkersError
 
         try:
-            markers = ThinkMarkers.from_tokenizer(tokenizer)
+            markers = DecodingParams().markers(tokenizer)
         except MissingMarkersError:
             return False
         prompt = self._style.prompt_ids(tokenizer, self._problems[benchmark][0].problem)

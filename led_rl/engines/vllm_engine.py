@@ -62,14 +62,14 @@ def request_decoder(llm: Any) -> "RequestDecoder | None":
 
 
 class VLLMEngine:
-    """vLLM as an `Engine` (engine.py). Its caller's requests alone use it: `led_k` has no bound here.
+    """vLLM as an `Engine` (engine.py).
 
     Args:
         model: checkpoint folder or hub id.
         depth: largest LED depth that requests may ask for; 0 builds an engine without LED.
         max_model_len: longest sequence, prompt and completion, in tokens.
         max_num_seqs: sequences decoded at a time.
-        max_k: the most candidates that requests may ask for.
+        max_k: the most candidates that requests may ask for; no bound, since its caller's requests alone use it.
         latent_layers: what requests may read, instead of the last `depth` - 1 layers.
         support: whether outputs say which ids each token could have been (led_rl/sampler/support.py).
         explored: whether completions say which tokens came from latent layers.
