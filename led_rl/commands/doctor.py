@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -69,6 +70,7 @@ def acceptance_of(options: argparse.Namespace) -> int:
     cores = len(os.sched_getaffinity(0))
     parallel = options.parallel or (max(1, min(4, cores // 4)) if has_gpu() else 1)
     sections = [SECTIONS[name] for name in names]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that workers are ended, too
     console = Console(width=None if sys.stdout.isatty() else 120)
     return int(accept(sections, output, options.seconds or 600, parallel, console).failed() > 0)
 

@@ -35,7 +35,8 @@ class Job:
         self.results.touch()
         self.read = 0  # lines
         self.started = time.monotonic()
-        caches = {name: str(work / section.name / name.lower()) for name in CACHES}
+        # sections that run alone have one engine's compiled kernels in common
+        caches = {name: str(work / ("alone" if section.alone else section.name) / name.lower()) for name in CACHES}
         environment = os.environ | section.environment() | caches | {"TMPDIR": str(work)}
         settings = json.dumps({**section.settings, "seconds": seconds})
         command = [sys.executable, "-m", f"{PACKAGE}.worker", section.function, str(self.results), settings]
@@ -71,8 +72,8 @@ class Job:
         self.process.wait()
 
 
-# Where vLLM, Triton and torch keep what they compile: a section's own, so that sections run side by side and nothing
-# comes from an earlier run.
+# Where vLLM, Triton and torch keep what they compile: not where other runs left theirs, and not shared by sections that
+# run side by side.
 CACHES = ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 
 
@@ -96,7 +97,7 @@ def accept(sections: Sequence[Section], output: Path, seconds: float, parallel: 
                     left = seconds - (time.monotonic() - report.started)
                     reason = section.missing() or (f"{left:.0f} s are left" if left < section.least else None)
                     if reason:
-                        report.add(section.name, {"name": "", "status": "skip", "text": reason, "figures": {}})
+                        report.add(section.name, {"name": "skipped", "status": "skip", "text": reason, "figures": {}})
                         report.end(section.name, section.about, 0.0)
                         console.print(report.block(section.name))
                     else:

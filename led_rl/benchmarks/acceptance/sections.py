@@ -21,7 +21,7 @@ class Section:
         function: `module:function` of this package: takes the settings as keywords, yields a `Check` at a time.
         seconds: that it may take at most; beyond them it is stopped, and has failed.
         least: seconds of the whole run that must be left, or it is not begun.
-        alone: nothing else may run meanwhile, as it measures time.
+        alone: nothing else may run meanwhile, as it measures time, or the device's free memory.
     """
 
     name: str
@@ -125,7 +125,15 @@ SECTIONS = {
             180,
             40,
         ),
-        Section("sleep", "sleep of level 1 and 2, wake, reload: nothing is lost", "state_checks:sleep", 180, 30),
+        # alone, as vLLM asserts that sleeping frees memory of the device
+        Section(
+            "sleep",
+            "sleep of level 1 and 2, wake, reload: nothing is lost",
+            "state_checks:sleep",
+            180,
+            30,
+            alone=True,
+        ),
         Section(
             "tensor-parallel",
             "two ranks draw the same tokens from the same bits, and agree with transformers",
