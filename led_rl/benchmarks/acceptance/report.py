@@ -36,7 +36,7 @@ class Report:
         self.write()
 
     def end(self, section: str, about: str, seconds: float) -> None:
-        """Says that the section is over; its status is the worst of its checks'."""
+        """Says that the section is over; its status is that of its worst check, "skip" if all were skipped."""
         self.sections[section] = {"status": self.status(section), "seconds": round(seconds, 1), "about": about}
         self.write()
 
@@ -45,7 +45,7 @@ class Report:
 
     def status(self, section: str) -> str:
         found = {check["status"] for check in self.of(section)}
-        return next(status for status in ("FAIL", "skip", "warn", "ok") if status in found)
+        return next(status for status in ("FAIL", "warn", "ok", "skip") if status in found)
 
     def failed(self) -> int:
         return sum(check["status"] == "FAIL" for check in self.checks)

@@ -101,7 +101,7 @@ def throughput(seconds: float) -> Iterator[Check]:
                 yield Check(name, "FAIL", str(error))
                 continue
             temperature = cell.temperature
-            yield judge_cell(name, cell, settings, model, machine, dtype)
+            yield judge_cell(name, cell, settings, model, machine, on_device)
 
 
 def start_engine(settings: Settings, model: BenchmarkModel) -> BlockEngine:
@@ -150,10 +150,10 @@ def measure_cell(
 
 
 def judge_cell(
-    name: str, cell: Cell, settings: Settings, model: BenchmarkModel, machine: Machine, dtype: torch.dtype
+    name: str, cell: Cell, settings: Settings, model: BenchmarkModel, machine: Machine, on_device: bool
 ) -> Check:
     """The figures of one size; they fail where a goal lies above the whole interval of the measured ratio."""
-    on_device = torch.cuda.is_available()
+    dtype = getattr(torch, settings.dtype)
     summaries = cell.summaries()
     by_arm: dict[str, Summary] = {summary.arm: summary for summary in summaries}
     as_cell = {"batch": cell.batch, "arms": as_json(summaries)}
