@@ -71,7 +71,7 @@ def mode(made: VLLMEngine, runner: int, eager: bool) -> Check:
         "cudagraph_mode": graphs,
         "compilation_mode": compiled,
         "async_scheduling": config.scheduler_config.async_scheduling,
-        "latent_layers": list(model_runner(made.llm).model.led_layers),
+        "latent_layers": list(model_runner(made.llm).get_model().led_layers),
     }
     good = figures["runner"] == runner and (compiled == "NONE") == eager
     if torch.cuda.is_available():

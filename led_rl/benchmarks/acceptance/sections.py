@@ -52,8 +52,11 @@ class Section:
         if not has_gpu():
             changes |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": CPU_ENVIRONMENT["OMP_WAIT_POLICY"]}
             changes["TORCHDYNAMO_DISABLE"] = str(int(self.settings.get("eager", True)))
-        elif runner := self.settings.get("runner"):
-            changes[RUNNER_VARIABLE] = str(runner - 1)
+        else:
+            if runner := self.settings.get("runner"):
+                changes[RUNNER_VARIABLE] = str(runner - 1)
+            if not self.alone:  # others run beside it
+                changes |= {"OMP_NUM_THREADS": "4", "TORCHINDUCTOR_COMPILE_THREADS": "4"}
         if self.name == "tensor-parallel":
             changes["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # sends its workers the functions that look into them
         return changes

@@ -99,14 +99,14 @@ def weights(seconds: float) -> Iterator[Check]:
     model, other = random_model(), random_model(seed=1)
     engine, reference = build(model), TransformersEngine(other)
     first = sampled(engine, seeded_requests(32))
-    live = model_runner(engine.llm).model
+    live = model_runner(engine.llm).get_model()
     for name, weight in reference.model.named_parameters():
         live.load_weights([(name, weight.data.to(next(live.parameters()).device))])
     engine.llm.reset_prefix_cache()
     yield agreement(engine, reference, 52)
     synced = sampled(engine, seeded_requests(32))
     fresh = build(other)
-    theirs = dict(model_runner(fresh.llm).model.named_parameters())
+    theirs = dict(model_runner(fresh.llm).get_model().named_parameters())
     equal = sum(torch.equal(parameter, theirs[name]) for name, parameter in live.named_parameters())
     text = f"{equal} of {len(theirs)} parameters are those of an engine started from the other checkpoint, bit by bit"
     yield Check("parameters", "ok" if equal == len(theirs) else "FAIL", text, {"equal": equal, "of": len(theirs)})
@@ -153,7 +153,7 @@ def sleep_and_wake(engine: VLLMEngine, level: int) -> Check:
 @torch.no_grad()
 def play_sleep(engine: VLLMEngine) -> Check:
     """As around a sleep of level 2: weights and what LED holds are overwritten, buffers restored, weights reloaded."""
-    model, decoder = model_runner(engine.llm).model, request_decoder(engine.llm)
+    model, decoder = model_runner(engine.llm).get_model(), request_decoder(engine.llm)
     assert decoder is not None
     buffers = dict(model.named_buffers())
     saved = {name: buffer.clone() for name, buffer in buffers.items()}
