@@ -18,13 +18,15 @@ from led_rl.benchmarks.shapes import SHAPES, BenchmarkModel, write_shape
 from led_rl.engines.engine import Sampling
 from led_rl.engines.self_check import Check
 from led_rl.engines.timed_blocks import BlockEngine, BlockError, Timing
+from led_rl.evaluation.estimates import mean_interval
 
 ARMS = ("top_k_control", "led_coin", "led_marginal")
 GOALS = {"led_coin": 0.99, "led_marginal": 0.97}  # of standard's throughput, on a GPU at these sizes and beyond
 GOAL_BATCH, GOAL_CONTEXT = 128, 4096
 RESERVE = 15.0  # seconds: of the section that are left for what follows a round
 READ = 15_000  # prompt tokens/s that a GPU reads at least
-ROUNDS = 2  # of each size at least, so that there is an interval
+ROUNDS = 3  # of each size at least, so that there is an interval
+SIZE_SECONDS, GOAL_SECONDS = 15.0, 60.0  # after which a size has rounds enough, and one that has a goal
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Grid:
     rounds: int
 
 
-GPU_GRID = Grid("qwen3-4b", (128, 256, 32, 1), (1024, 4096, 16384), 40, 3)
+GPU_GRID = Grid("qwen3-4b", (128, 256, 32, 1), (1024, 4096, 16384), 40, 6)
 CPU_GRID = Grid("quickstart", (128, 32, 1), (32,), 16, 6)
 
 
@@ -95,8 +97,11 @@ def throughput(seconds: float) -> Iterator[Check]:
             if seconds - (time.perf_counter() - began) < RESERVE + reading:
                 yield Check(name, "skip", "no time is left")
                 continue
+            has_goal = on_device and batch >= GOAL_BATCH and context >= GOAL_CONTEXT
+            enough = time.perf_counter() + reading + (GOAL_SECONDS if has_goal else SIZE_SECONDS)
+            until = min(enough, began + seconds - RESERVE)
             try:
-                cell = measure_cell(engine, settings, model, batch, context, temperature, began + seconds - RESERVE)
+                cell = measure_cell(engine, settings, model, batch, context, temperature, until)
             except BlockError as error:
                 yield Check(name, "FAIL", str(error))
                 continue
@@ -164,14 +169,16 @@ def judge_cell(
     standard = by_arm[STANDARD]
     config = SHAPES[settings.shape or ""].config
     least = 1e3 * standard_seconds(config, cell.batch, cell.context, dtype.itemsize, machine)
-    parts, status = [f"standard {standard.tokens_per_s:,.0f} tokens/s, {standard.ms_per_step:.2f} ms/step"], "ok"
+    speeds = {arm: mean_interval([b.tokens_per_s for b in cell.blocks if b.arm == arm]) for arm in by_arm}
+    shown = {arm: f"{speed.value:,.0f} [{speed.low:,.0f}, {speed.high:,.0f}]" for arm, speed in speeds.items()}
+    parts, status = [f"standard {shown[STANDARD]} tokens/s, {standard.ms_per_step:.2f} ms/step"], "ok"
     if on_device:
         parts[0] += f" (least by the roofline {least:.2f})"
     goals = GOALS if on_device and cell.batch >= GOAL_BATCH and cell.context >= GOAL_CONTEXT else {}
     for arm in ARMS:
         ratios = by_arm[arm].ratios
         assert ratios is not None
-        text = f"{arm.removeprefix('led_')} {by_arm[arm].tokens_per_s:,.0f}, x {within(ratios.mean, ratios.interval)}, "
+        text = f"{arm.removeprefix('led_')} {shown[arm]}, x {within(ratios.mean, ratios.interval)}, "
         text += f"n {ratios.n}, predicted {predicted[arm]:.3f}"
         if explored := by_arm[arm].explored:
             text += f", explored {explored:.0%}"
@@ -185,6 +192,7 @@ def judge_cell(
         **as_cell,
         "context": cell.context,
         "temperature": cell.temperature,
+        "tokens_per_s": {arm: [speed.value, speed.low, speed.high, speed.n] for arm, speed in speeds.items()},
         "predicted": predicted,
         "least_ms_per_step": least,
         "goals": goals,

@@ -43,7 +43,7 @@ def test_a_goal_is_missed_where_the_whole_interval_lies_below_it(batch, context,
     assert check.status == status
     assert ("missed" in check.text) == (status == "FAIL")
     assert set(check.figures["predicted"]) == set(ARMS)
-    assert f"{batch * 100:,.0f} tokens/s" in check.text
+    assert f"standard {batch * 100:,.0f} [{batch * 100:,.0f}, {batch * 100:,.0f}] tokens/s" in check.text
 
 
 def test_the_draw_s_kernels_are_known_by_name():
