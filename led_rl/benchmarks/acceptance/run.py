@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rich.console import Console
 from led_rl.benchmarks.acceptance.report import PAGE, RESULTS, Report
 from led_rl.benchmarks.acceptance.sections import PACKAGE, Section
 from led_rl.engines.environment import has_gpu
+from led_rl.engines.self_check import Check
 
 POLL = 0.1  # seconds
 
@@ -85,7 +87,8 @@ def accept(sections: Sequence[Section], output: Path, seconds: float, parallel: 
     logs.mkdir(exist_ok=True)
     running: list[Job] = []
     waiting = list(sections)
-    with tempfile.TemporaryDirectory(prefix="led-rl-acceptance-") as work, console.status("") as status:
+    temporary = tempfile.TemporaryDirectory(prefix="led-rl-acceptance-", ignore_cleanup_errors=True)
+    with temporary as work, console.status("") as status:
         try:
             while waiting or running:
                 for job in list(running):
@@ -95,9 +98,8 @@ def accept(sections: Sequence[Section], output: Path, seconds: float, parallel: 
                 while waiting and _may_start(waiting[0], running, parallel):
                     section = waiting.pop(0)
                     left = seconds - (time.monotonic() - report.started)
-                    reason = section.missing() or (f"{left:.0f} s are left" if left < section.least else None)
-                    if reason:
-                        report.add(section.name, {"name": "skipped", "status": "skip", "text": reason, "figures": {}})
+                    if reason := section.missing() or (f"{left:.0f} s are left" if left < section.least else None):
+                        report.add(section.name, asdict(Check("skipped", "skip", reason)))
                         report.end(section.name, section.about, 0.0)
                         console.print(report.block(section.name))
                     else:
@@ -143,6 +145,6 @@ def _follow(job: Job, report: Report) -> bool:
         text = "gave no result"
     if text:
         text += f"; its log ends: {job.last_line()}"
-        report.add(name, {"name": "worker", "status": "FAIL", "text": text, "figures": {}})
+        report.add(name, asdict(Check("worker", "FAIL", text)))
     report.end(name, job.section.about, job.took())
     return True
