@@ -18,7 +18,6 @@ from led_rl.benchmarks.acceptance.sections import SECTIONS
 from led_rl.commands.arguments import Parser, count, output_folder
 from led_rl.decoding import UserError
 from led_rl.engines.environment import has_gpu
-from led_rl.engines.installation import check_device, check_environment, check_plugin, check_versions
 from led_rl.engines.self_check import (
     Check,
     check_architecture,
@@ -105,6 +104,8 @@ def report(options: argparse.Namespace) -> int:
 
 def check_machine(options: argparse.Namespace) -> Iterator[Check]:
     """The installation and, if one is named, the model."""
+    from led_rl.engines.installation import check_device, check_environment, check_plugin, check_versions  # torch
+
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the checks read the engine's sampler
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
