@@ -23,7 +23,7 @@ from led_rl.training.checks.running import (
 from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.correction import finite_or_none, ratio_statistics, token_classes
 from led_rl.training.evaluation_callback import LiveEvaluation, options_for_evaluation
-from led_rl.training.rollout import LEDVLLMGeneration, rollouts_by
+from led_rl.training.rollout import LEDVLLMGeneration, check_sampling_arguments, rollouts_by
 from led_rl.training.rollout_metrics import cut_short, ending_metrics, lengths_of, mask_cut, rollout_metrics
 from led_rl.training.step_clock import StepClock
 from led_rl.training.supported_loss import Supports, SupportSwitch
@@ -114,6 +114,7 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
         check_decoding(self.decoding, config, self._tokenizer)
         check_architecture(config, args)
         check_tied_head(trl_arguments["model"])
+        check_sampling_arguments(args)
         return LEDVLLMGeneration(
             decoding=self.decoding,
             request_arguments=requests,
