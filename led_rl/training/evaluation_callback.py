@@ -17,26 +17,21 @@ from datasets import Dataset
 
 from led_rl.decoding import PREFIX, DecodingParams
 from led_rl.sampler.capture_options import EngineOptions
-from led_rl.training.evaluation_keys import evaluates
+from led_rl.training.evaluation_keys import evaluates, evaluation_decodings
 from led_rl.training.rollout import LEDVLLMGeneration, replaced
 from rewards import call_reward
 
 CORRECT_FROM = 1.0  # of the first reward
 
 
-def evaluation_decodings(args: Any) -> dict[str, DecodingParams]:
-    """The decodings of `eval_decodings`, with the run's own depth, k and other `led_*` settings."""
-    own = args.decoding_params()
-    values = {name: value for name, value in vars(own).items() if name != "decoding"}
-    return {name: DecodingParams(name, **values) for name in args.eval_decodings or ()}
-
-
 def options_for_evaluation(options: EngineOptions, args: Any) -> EngineOptions:
-    """What the engine must capture so that evaluation can read latent layers, where rollouts do not ask for it."""
-    if options.depth or not evaluates(args):
+    """What the engine must capture so that evaluation can read latent layers, where rollouts do not read them."""
+    if args.decoding_params().reads_latents or not evaluates(args):
         return options
     latent = next((decoding for decoding in evaluation_decodings(args).values() if decoding.reads_latents), None)
-    return options if latent is None else EngineOptions.for_decoding(latent, final_entropy=True)
+    if latent is None:
+        return options
+    return EngineOptions.for_decoding(latent, final_entropy=options.final_entropy, support=options.support)
 
 
 def pass_metrics(correct: np.ndarray) -> dict[str, float]:

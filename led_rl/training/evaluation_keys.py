@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from led_rl.decoding import DECODINGS
+from led_rl.decoding import DECODINGS, DecodingParams
 
 
 @dataclass
@@ -36,6 +36,13 @@ class EvaluationData:
     eval_rows: int | None = field(
         default=None, metadata={"help": "Use only the first rows of eval_dataset and of each benchmark."}
     )
+
+
+def evaluation_decodings(args: Any) -> dict[str, DecodingParams]:
+    """The decodings of `eval_decodings`, with the run's own depth, k and other `led_*` settings."""
+    own = args.decoding_params()
+    values = {name: value for name, value in vars(own).items() if name != "decoding"}
+    return {name: DecodingParams(name, **values) for name in args.eval_decodings or ()}
 
 
 def evaluates(args: Any) -> bool:

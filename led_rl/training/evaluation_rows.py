@@ -1,11 +1,16 @@
 """The rows that a recipe evaluates on during training."""
 
+from typing import Any
+
 from datasets import Dataset
+from transformers import AutoConfig
 
 from led_rl.data import DatasetError, read_rows, to_prompts
+from led_rl.decoding import DecodingError, check_decoding
 from led_rl.recipe import RecipeError
+from led_rl.thinking import MissingMarkersError
 from led_rl.training.config import Recipe
-from led_rl.training.evaluation_keys import evaluates
+from led_rl.training.evaluation_keys import evaluates, evaluation_decodings
 
 
 def load_evaluation_rows(recipe: Recipe) -> Dataset | None:
@@ -34,3 +39,17 @@ def load_evaluation_rows(recipe: Recipe) -> Dataset | None:
         )
     except DatasetError as error:
         raise DatasetError(f"{recipe.path}: eval_dataset: {error}") from error
+
+
+def check_evaluation_decodings(recipe: Recipe, tokenizer: Any) -> None:
+    """Raises RecipeError if the model cannot be evaluated under one of `eval_decodings`."""
+    if not evaluates(recipe.training):
+        return
+    name, model = str(recipe.model.model_name_or_path), recipe.model
+    trust = recipe.training.trust_remote_code
+    config = AutoConfig.from_pretrained(name, revision=model.model_revision, trust_remote_code=trust)
+    for label, decoding in evaluation_decodings(recipe.training).items():
+        try:
+            check_decoding(decoding, config, tokenizer)
+        except (DecodingError, MissingMarkersError) as error:
+            raise RecipeError(f"{recipe.path}: eval_decodings: {label}: {error} (model {name!r})") from error

@@ -11,7 +11,8 @@ from conftest import save_tiny_model
 from subprocesses import ROOT, run_command
 
 from led_rl.training.config import LEDGRPOConfig
-from led_rl.training.evaluation_callback import evaluation_decodings, pass_metrics
+from led_rl.training.evaluation_callback import pass_metrics
+from led_rl.training.evaluation_keys import evaluation_decodings
 
 DECODINGS = ("led", "standard")
 

@@ -74,6 +74,11 @@ def test_benchmarks_bring_their_own_prompt_and_reward(files):
         ({"eval_benchmarks": ["gsm8k"]}, "eval_benchmarks without eval_strategy"),
         ({"eval_dataset": "nowhere.jsonl", "eval_strategy": "steps"}, "key 'eval_dataset': file 'nowhere.jsonl'"),
         ({"eval_benchmarks": ["gsm9k"], "eval_strategy": "steps"}, "unknown benchmark 'gsm9k'; allowed: aime24"),
+        (
+            {"decoding": "standard", "led_depth": 9, "eval_decodings": ["led"], "eval_on_start": True}
+            | {"eval_dataset": "HELD_OUT"},
+            "eval_decodings: led: led_depth=9 reads 9 layers, but the model has 4",
+        ),
         ({"eval_decodings": ["led", "beam"], "eval_strategy": "steps"}, "eval_decodings must be of standard, led"),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ from led_rl.training.checks.model import check_model
 from led_rl.training.checks.reporting import check_reporting
 from led_rl.training.checks.rows import check_gold_column, check_prompts, load_training_rows
 from led_rl.training.config import CheckError, Recipe
-from led_rl.training.evaluation_rows import load_evaluation_rows
+from led_rl.training.evaluation_rows import check_evaluation_decodings, load_evaluation_rows
 from led_rl.training.reward_loading import load_reward_for, try_rewards
 from led_rl.training.rollout import check_sampling_arguments
 from rewards import RewardError
@@ -48,6 +48,7 @@ def check_recipe(recipe: Recipe) -> Checked:
         try_rewards(rewards, dataset[0])
     except RewardError as error:
         raise RewardError(f"{recipe.path}: rewards: {error}") from error
+    check_evaluation_decodings(recipe, tokenizer)
     evaluation_rows = load_evaluation_rows(recipe)
     if evaluation_rows is not None:
         evaluation_rows = check_gold_column(recipe, evaluation_rows)
