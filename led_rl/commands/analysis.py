@@ -38,7 +38,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "read in this model?",
     )
     add = parser.add_argument
-    add("models", nargs="+", metavar="[LABEL=]MODEL", help="checkpoint folders or hub ids; the first one generates")
+    add(
+        "models",
+        nargs="+",
+        metavar="[LABEL=]MODEL",
+        help="checkpoint or run folders, hub ids; the first one generates",
+    )
     add(
         "--data",
         required=True,
@@ -80,10 +85,11 @@ def _analyses(options: argparse.Namespace) -> dict[str, Any]:
     from led_rl.evaluation.analysis import analyse
     from led_rl.evaluation.analysis_thoughts import generated_thoughts
     from led_rl.evaluation.analysis_verdict import as_json
+    from led_rl.evaluation.checkpoints import find_checkpoints
     from led_rl.evaluation.layer_reader import LayerReader
     from led_rl.terminal.progress_bar import progress_bar
 
-    checkpoints = _labelled(options.models)
+    checkpoints = find_checkpoints(options.models)
     configs = {label: _config(label, path, options) for label, path in checkpoints.items()}
     first = next(iter(checkpoints))
     tokenizer = AutoTokenizer.from_pretrained(checkpoints[first], trust_remote_code=options.trust_remote_code)
@@ -176,16 +182,3 @@ def _load(label: str, path: str, options: argparse.Namespace) -> Any:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"model {label}: {path!r} cannot be loaded: {reason}") from error
     return model.to("cuda" if gpu else "cpu").eval()
-
-
-def _labelled(models: Sequence[str]) -> dict[str, str]:
-    """label -> checkpoint from `LABEL=PATH` or `PATH`, whose label is its last part."""
-    checkpoints: dict[str, str] = {}
-    for model in models:
-        label, separator, path = model.partition("=")
-        if not separator:
-            label, path = model.rstrip("/").rsplit("/", 1)[-1], model
-        if label in checkpoints:
-            raise UserError(f"two models are called {label!r}; give them labels: LABEL=MODEL")
-        checkpoints[label] = path
-    return checkpoints

@@ -10,7 +10,7 @@ import torch
 from led_rl.data import PROBLEM_COLUMNS, read_jsonl
 from led_rl.decoding import UserError
 from led_rl.evaluation.analysis import Thought
-from led_rl.evaluation.records import COMPLETIONS
+from led_rl.evaluation.completion_log import read_completions
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
 
@@ -85,18 +85,16 @@ def recorded_thoughts(tokenizer: Any, folder: Path, arm: str | None, limit: int 
     Raises:
         AnalysisError: the folder holds no completions, or none of the arm.
     """
-    path = folder / COMPLETIONS
+    path = folder / "completions.jsonl"
     if not path.is_file():
         raise AnalysisError(
-            f"--data {folder}: the folder holds no {COMPLETIONS}; allowed: the --output of an evaluation"
+            f"--data {folder}: the folder holds no completions.jsonl; allowed: the --output of an evaluation"
         )
     arms: dict[str, None] = {}
     thoughts: list[Thought] = []
     problems: dict[str, None] = {}
     checkpoint = None
-    for _, row in read_jsonl(path):
-        if row.get("kind") != "completion":
-            continue
+    for row in read_completions(folder):
         arms[row["arm"]] = None
         arm, checkpoint = arm or row["arm"], checkpoint or row["checkpoint"]
         if (row["arm"], row["checkpoint"]) != (arm, checkpoint):
