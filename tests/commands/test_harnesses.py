@@ -117,7 +117,7 @@ def inspect(folder, url, model, xargs, status=0):
     (folder / "tiny.py").write_text(TASK.format(questions=QUESTIONS))
     (folder / "body.yaml").write_text(json.dumps({"extra_body": {"vllm_xargs": xargs}}))
     return run_command(
-        *(sys.executable, "-m", "inspect_ai", "eval", folder / "tiny.py", "--model", f"openai-api/led/{model}"),
+        *(sys.executable, "-m", "inspect_ai", "eval", f"{folder}/tiny.py@tiny", "--model", f"openai-api/led/{model}"),
         *("--generate-config", folder / "body.yaml", "--max-tokens", 12, "--temperature", 0.8, "--max-retries", 0),
         *("--log-dir", folder / "logs", "--log-format", "json", "--display", "plain", "--no-fail-on-error"),
         timeout=300,
