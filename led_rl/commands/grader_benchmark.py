@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     add("--cases", type=Path, action="append", default=[], help="also these: a JSONL file {gold, prediction, correct "
         "(or want), kind}, or a folder of them, without its choice_letter* and unboxed_*; may be repeated")  # fmt: skip
     add("--only", action="store_true", help="the cases of --cases alone, without the project's own")
-    add("--limit", type=count, help=f"cases to draw (default {DRAWN}, as the peers spend seconds on hostile "
-        "answers; with --peers none: all)")  # fmt: skip
+    add("--limit", type=count, help=f"of the project's cases to draw (default {DRAWN}, as peers spend seconds on "
+        "hostile answers; with --peers none: all)")  # fmt: skip
     add("--seed", type=seed, default=0, help="of the draw and of the order (default 0)")
     add("--peers", default=",".join(PEERS), help=f"graders beside math_answer, or none (default {','.join(PEERS)})")
     add("--disagreements", type=Path, help="JSONL file to write: every case on which a grader differs from its verdict")
@@ -60,10 +60,10 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(f"argument --peers: unknown grader {unknown[0]!r}; allowed: {', '.join(PEERS)}, or none")
         if options.only and not options.cases:
             raise UserError("argument --only: give --cases, too")
-        cases = [case for path in [*([] if options.only else [CASES]), *options.cases] for case in load_cases(path)]
-        limit = options.limit or (DRAWN if peers else len(cases))
-        if limit < len(cases):
-            cases = Random(options.seed).sample(cases, limit)
+        given = [case for path in options.cases for case in load_cases(path)]
+        own = [] if options.only else load_cases(CASES)
+        limit = options.limit or (DRAWN if peers else len(own))
+        cases = given + (Random(options.seed).sample(own, limit) if limit < len(own) else own)
         mixed = mix_in_hostile(cases, options.seed)
         results = {GRADER: measure(mixed, WorkerPool(1))}
         for name in peers:

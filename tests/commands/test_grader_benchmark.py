@@ -35,7 +35,7 @@ def test_the_grader_alone_on_its_own_cases(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--peers", "maths"], "unknown grader 'maths'; allowed: trl, lighteval, sympy, or none"),
+        (["--peers", "maths"], "unknown grader 'maths'; allowed: trl, math_verify, lighteval, sympy, or none"),
         (["--cases", "missing.jsonl"], "missing.jsonl does not exist"),
         (["--only"], "argument --only: give --cases"),
     ],
