@@ -100,6 +100,16 @@ HEDGE = re.compile(
     r"except|perhaps|maybe|careless|naive\w*|say that)\b|n't\b",
     re.I,
 )
+NEGATION = re.compile(  # of a box: fewer words than HEDGE, as a box is mostly meant
+    r"\b(?:not|never|neither|nor|cannot|false|wrong|incorrect\w*|untrue|impossible|unlikely|doubt\w*|disagree\w*|rejects?|"
+    r"eliminates?|excludes?|rules?\s+out|discards?|suppos\w+|would have)\b|n't\b|\bif the answer\b",
+    re.I,
+)
+BOX_REJECTED = re.compile(
+    r"\W*(?:is|was|must be|would be|can be|could be|seems?)\s+(?:\w+ly\s+)*"
+    r"(?:wrong|incorrect|false|not\b|impossible|excluded|eliminated|ruled)|\W*(?:isn't|cannot|can't|fails)\b",
+    re.I,
+)
 NO_HEDGE = re.compile(
     r"\b(?:no|without(?:\s+an?y?)?|beyond(?:\s+an?y?)?)\s+(?:doubt|question)\b|\bnot only\b|\bI think\b|"
     r"\bsome\s+\w+ing\b",

@@ -15,6 +15,7 @@ from rewards.answer_text.choice_phrases import (
     ALTERNATIVE,
     ANOTHER,
     BOUNDARY,
+    BOX_REJECTED,
     CHOSEN,
     CONCLUSION,
     CORRECTION,
@@ -22,6 +23,7 @@ from rewards.answer_text.choice_phrases import (
     HEDGE,
     IT_IS,
     JOINED_BEFORE,
+    NEGATION,
     NO_HEDGE,
     OPTION_LINE,
     PREDICATE,
@@ -116,13 +118,13 @@ def _claims(text: str) -> Iterator[_Claim]:
             continue
         words = sentence[0].lstrip()
         offset = sentence.end() - len(words)
-        for mark in _BOXED.finditer(words):
-            negated = re.search(r"(?:\bnot|n't|\bnever|\bcannot be)\s*$", words[: mark.start()])
-            if mark[1] != "-" and not negated:
-                letter = SEVERAL if mark[1] == "+" else mark[1]
-                found.append(_Claim(letter, offset + mark.start(), offset + mark.end(), True))
         if words.rstrip().endswith("?"):
             continue
+        for mark in _BOXED.finditer(words):
+            rejected = NEGATION.search(_scope(words[: mark.start()])) or BOX_REJECTED.match(words[mark.end() :])
+            if mark[1] != "-" and not rejected:
+                letter = SEVERAL if mark[1] == "+" else mark[1]
+                found.append(_Claim(letter, offset + mark.start(), offset + mark.end(), True))
         for pattern in (STATED, CHOSEN, PREDICATE, REMAINS, CONCLUSION, IT_IS, REASONED):
             for match in pattern.finditer(words):
                 species = match.end() >= len(words.rstrip(" .")) and SPECIES.match(text, sentence.end())
@@ -183,11 +185,15 @@ def _is_letter_group(name: str) -> bool:
 
 def _hedged(before: str, within: str) -> bool:
     """Whether a claim after `before` is negated, supposed, or said of others; `within`: its words up to the letter."""
-    boundaries = list(BOUNDARY.finditer(before))
-    scope = before[boundaries[-1].end() :] if boundaries else before
+    return bool(HEDGE.search(NO_HEDGE.sub("", _scope(before))) or re.search(r"\bno longer\b", within))
+
+
+def _scope(before: str) -> str:
+    """The words before a claim that may negate it: its clause, or all of them behind "that"."""
     if re.search(r"\bthat\s*(?:(?:the|my|our)\s+)?(?:\w+\s+){0,3}$", before, re.I):
-        scope = before  # "it is not the case, however, that the answer is"
-    return bool(HEDGE.search(NO_HEDGE.sub("", scope)) or re.search(r"\bno longer\b", within))
+        return before  # "it is not the case, however, that the answer is"
+    boundaries = list(BOUNDARY.finditer(before))
+    return before[boundaries[-1].end() :] if boundaries else before
 
 
 def _last_line(text: str) -> list[_Claim]:
