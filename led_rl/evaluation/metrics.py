@@ -10,7 +10,7 @@ import numpy as np
 from led_rl.evaluation.estimates import Floats, pass_at_k
 from led_rl.evaluation.records import Record
 
-MAJORITY_DRAWS = 1000
+MAJORITY_DRAWS = 200
 LENGTHS = ("thinking_tokens", "answer_tokens", "total_tokens")
 
 
@@ -47,7 +47,7 @@ def majority_at_k(extracted: Sequence[str | None], correct: Sequence[bool | None
     """Probability that the most frequent answer among k of the samples is right; NaN with fewer than k usable samples.
 
     Answers are the same if their texts are. Samples without an answer do not vote. Among equally frequent answers one
-    is drawn. The mean is over all choices of k samples: exact for k = n, else over 1000 random choices (unbiased).
+    is drawn. The mean is over all choices of k samples: exact for k = n, else over 200 random choices (unbiased).
     """
     usable = [i for i, right in enumerate(correct) if right is not None]
     if len(usable) < k:

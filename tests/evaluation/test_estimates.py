@@ -150,14 +150,6 @@ def test_same_seed_same_interval_and_other_seed_another():
     assert mean_interval(values, seed=1) != mean_interval(values, seed=2)
 
 
-def test_blocks_of_resamples_do_not_change_the_answer(monkeypatch):
-    values = np.random.default_rng(6).gamma(2, size=50)
-    whole = mean_interval(values), sign_flip_test(values - 2)
-    monkeypatch.setattr("led_rl.evaluation.estimates._BLOCK", 700)
-    assert mean_interval(values) == whole[0]
-    assert 0 < sign_flip_test(values - 2) <= 1
-
-
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_all_wrong_or_all_right_is_not_certainty(value):
     estimate = proportion_interval([value] * 20)

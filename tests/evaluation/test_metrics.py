@@ -27,7 +27,7 @@ RIGHT = [answer == "5" for answer in SAMPLES]
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 6, 7, 8])
 def test_majority_at_k_is_the_mean_over_all_choices(k):
     expected = by_hand(SAMPLES, RIGHT, k)
-    tolerance = 1e-12 if k == 8 else 0.06  # 4 standard errors of 160 draws and more
+    tolerance = 1e-12 if k == 8 else 0.15  # 4 standard errors of 160 draws
     assert majority_at_k(SAMPLES, RIGHT, k) == pytest.approx(expected, abs=tolerance)
 
 
