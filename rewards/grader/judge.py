@@ -2,6 +2,7 @@
 
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -178,10 +179,14 @@ def _same_writing(gold: str, answer: str) -> bool:
 
 
 def _same_by_library(gold: str, answer: str) -> bool:
-    from rewards.grader.comparing.algebra import same_by_library
+    from rewards.grader.comparing.algebra import check_size, same_by_library
 
     written, other = normalise(gold), normalise(answer)
-    return "".join(written.split()) == "".join(other.split()) or same_by_library(written, other)
+    if "".join(written.split()) == "".join(other.split()):
+        return True
+    with suppress(Unsupported):
+        check_size(readings(answer)[0])
+    return same_by_library(written, other)
 
 
 def _same_with_loose_unit(gold: str, answer: str, golds: tuple[Node, ...], answers: tuple[Node, ...]) -> bool:

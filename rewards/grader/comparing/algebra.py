@@ -4,8 +4,11 @@ sympy and math-verify are imported here only, in a worker, on first use; the imp
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
+from rewards.grader.comparing.exact import NotRational, rational
+from rewards.grader.comparing.numeric import Undefined, real_value
 from rewards.grader.syntax_tree import (
     Apply,
     Node,
@@ -17,12 +20,14 @@ from rewards.grader.syntax_tree import (
     TooLarge,
     Unreadable,
     children,
+    free_symbols,
 )
 
 IMPORT_ALLOWANCE = 60.0  # seconds
 LARGEST_EXPONENT = 64
 MOST_NODES = 200
 before_import: Callable[[float], None] = lambda seconds: None  # noqa: E731
+allowed = True  # see rewards.grader.workers.pool.HASTE
 _imported: set[str] = set()
 
 
@@ -30,11 +35,14 @@ def library(name: str) -> Any:
     """A library, imported on first use; the caller's time limit is extended for the import."""
     import importlib
 
+    if not allowed:
+        raise TooLarge("other answers have used up the time for algebra")
     if name not in _imported:
         before_import(IMPORT_ALLOWANCE)
         imported = importlib.import_module(name)
         if name == "math_verify":
-            imported.parse("$x$", parsing_timeout=None)  # the first use builds its parser
+            parsed = imported.parse(r"$\int_0^1 x\,dx$", parsing_timeout=None)  # the first use builds its parser
+            imported.verify(parsed, imported.parse("$2$", parsing_timeout=None), timeout_seconds=None)
         before_import(0.0)
         _imported.add(name)
     return importlib.import_module(name)
@@ -92,6 +100,30 @@ def same_solutions(first: Node, second: Node) -> bool:
     a, b = (sympy.fraction(sympy.together(to_sympy(node)))[0] for node in (first, second))
     ratio = sympy.cancel(a / b) if a.is_polynomial() and b.is_polynomial() and b != 0 else None
     return ratio is not None and bool(ratio.is_number) and ratio != 0
+
+
+def check_size(node: Node) -> None:
+    """Raises TooLarge for an answer that math-verify could compute for hours: it knows no cheap limits of its own."""
+    if _count(node) > MOST_NODES:
+        raise TooLarge("too long an expression for algebra")
+    if free_symbols(node):
+        if _largest_exponent(node) > LARGEST_EXPONENT:
+            raise TooLarge("exponent too large for algebra")
+        return
+    try:
+        real_value(node)
+    except Undefined:
+        return
+
+
+def _largest_exponent(node: Node) -> Fraction:
+    own = Fraction(0)
+    if isinstance(node, Power):
+        try:
+            own = abs(rational(node.exponent))
+        except (NotRational, ZeroDivisionError):
+            own = Fraction(0)
+    return max([own, *(_largest_exponent(child) for child in children(node))])
 
 
 def same_by_library(gold: str, answer: str) -> bool:

@@ -1,8 +1,9 @@
 """A grading worker: reads one JSON job a line, writes one JSON result a line, under limits that hold by themselves.
 
-Jobs: {"op": "grade", "text": ..., "gold": ..., "unboxed": ...} -> {"correct", "extracted", "reason"} and
-{"op": "gold", "gold": ...} -> {"reason"}: None for a usable gold, else what is wrong with it.
+Jobs: {"op": "grade", "text": ..., "gold": ..., "unboxed": ...} -> {"correct", "extracted", "reason"};
+{"op": "gold", "gold": ...} -> {"reason"}: None for a usable gold, else what is wrong with it;
 {"op": "explain", "gold": ...} -> {"reason", "kind", "shown"}: also what a usable gold was taken for.
+`"library": false` leaves sympy and math-verify out.
 """
 
 import json
@@ -54,7 +55,9 @@ def main(arguments: list[str]) -> int:
 
 def _do(job: dict[str, Any]) -> dict[str, Any]:
     from rewards.grader import judge
+    from rewards.grader.comparing import algebra
 
+    algebra.allowed = job.get("library", True)
     if job["op"] == "gold":
         return {"reason": judge.gold_problem(job["gold"])}
     if job["op"] == "explain":

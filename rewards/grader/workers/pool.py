@@ -19,6 +19,8 @@ from typing import Any
 from rewards.grader.workers.process import MEMORY_EXIT, START_LIMIT, PoolError, Worker
 
 LOG = logging.getLogger(__name__)
+LOST_PER_GOLD, LOST_PER_BATCH = 2, 5  # answers that one call of `run` loses to limits before it judges in haste
+HASTE = 0.25  # share of the time limit that is left then; sympy and math-verify are left out
 CRASHES_IN_A_ROW = 50  # without one finished job in between: the machine is broken, not an answer
 
 
@@ -32,6 +34,12 @@ class _Batch:
     selector: selectors.BaseSelector
     busy: set[Worker] = field(default_factory=set)
     retried: set[int] = field(default_factory=set)
+    lost: collections.Counter[str] = field(default_factory=collections.Counter)  # answers lost to limits, by reason
+    lost_by_gold: collections.Counter[Any] = field(default_factory=collections.Counter)
+
+    def exhausted(self, job: dict[str, Any]) -> bool:
+        """Whether answers to this gold, or all together, have cost their share: the rest is judged in haste."""
+        return self.lost.total() >= LOST_PER_BATCH or self.lost_by_gold[job.get("gold")] >= LOST_PER_GOLD
 
 
 class WorkerPool:
@@ -99,6 +107,11 @@ class WorkerPool:
                 for worker in batch.busy:  # an interrupt: their answers belong to nobody
                     self._replace(worker)
         self.counters["jobs"] += len(jobs)
+        if batch.lost:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in batch.lost.items())
+            LOG.warning(
+                "%d of %d answers were lost to limits (%s); they earn 0", batch.lost.total(), len(jobs), reasons
+            )
         return batch.results
 
     def close(self) -> None:
@@ -143,7 +156,10 @@ class WorkerPool:
     def _send_next(self, worker: Worker, batch: _Batch) -> None:
         index = batch.waiting.popleft()
         try:
-            worker.send(index, batch.jobs[index], self.time_limit)
+            job, limit = batch.jobs[index], self.time_limit
+            if batch.exhausted(job):
+                job, limit = {**job, "library": False}, HASTE * limit
+            worker.send(index, job, limit)
         except OSError:  # it died idle: the end of its output shows next, and this job is not to blame
             worker.job = None
             batch.waiting.appendleft(index)
@@ -179,7 +195,8 @@ class WorkerPool:
         elif worker.job is not None:
             batch.results[worker.job] = {"failure": reason}
             self.counters[reason] += 1
-            LOG.warning("a grading worker was lost to one answer (%s) and is replaced", reason)
+            batch.lost[reason] += 1
+            batch.lost_by_gold[batch.jobs[worker.job].get("gold")] += 1
         self._replace(worker)
 
     def _replace(self, worker: Worker) -> None:

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from rewards.grader.workers.pool import PoolError, WorkerPool, default_workers, shared_pool
+from rewards.grader.workers.pool import LOST_PER_GOLD, PoolError, WorkerPool, default_workers, shared_pool
 
 # A worker that obeys: it sleeps, dies, eats memory or answers, as its jobs say.
 OBEDIENT = textwrap.dedent("""
@@ -140,7 +140,7 @@ def test_the_memory_cap_holds(grading):
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     program = textwrap.dedent("""
         import os, sys, time
-        from rewards.grader.workers.pool import WorkerPool
+        from rewards.grader.workers.pool import LOST_PER_GOLD, WorkerPool
         pool = WorkerPool(2, time_limit=0.3)
         print(*[worker.process.pid for worker in pool._alive], flush=True)
         time.sleep(60)
@@ -205,3 +205,17 @@ def test_jobs_travel_as_plain_json(grading):
     strange = "\ud800 \x00 \u2028 \n é 𝟘"
     assert grading.run([grade(strange), grade(r"\boxed{42}")])[1]["correct"] is True
     json.dumps(grading.run([grade(strange)]))
+
+
+def test_hostile_answers_cost_a_batch_little_and_one_warning(caplog):
+    """After a few losses the rest of the batch is judged without the library; what is written alike counts."""
+    gold = r"\int_0^1 x^2\,dx"
+    hostile = [r"\boxed{\int_0^1 x^{x^{x^x}}\,dx}"] * 40 + [r"\boxed{\int_0^1 x^2 dx}"]
+    pool = WorkerPool(1)
+    try:
+        results = pool.run([{"op": "grade", "text": text, "gold": gold} for text in hostile])
+    finally:
+        pool.close()
+    assert [result.get("correct", False) for result in results] == [False] * 40 + [True]
+    assert 1 <= pool.counters["time limit"] <= LOST_PER_GOLD
+    assert [record.getMessage().split(";")[1] for record in caplog.records] == [" they earn 0"]
