@@ -12,8 +12,11 @@ _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])")
 _JOINED = re.compile(r"(?:[\s,;$.]|\\[,;:! ()\[\]]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|&|\*|~)*")
 _HAS_JOINT = re.compile(r",|;|\b(?:and|or)\b")
 # What tells the parts of a question apart: "(a)", "for part (b)", "Part (ii):".
-_PART = re.compile(r"(?:\b(?:for|in)\s+)?(?:\b[Pp]art\s*)?\(\s*([a-h]|i{1,3}|iv|v|[1-9])\s*\)\s*:?")
-PART_NAMES = (list("abcdefgh"), ["i", "ii", "iii", "iv", "v"], list("123456789"))
+_PART = re.compile(r"(?:\b(?:for|in)\s+)?(?:\b[Pp]art\s*)?\(\s*([a-h]|i{1,3}|iv|v|I{1,3}|IV|V|[1-9])\s*\)\s*:?")
+_AROUND_PART = re.compile(
+    rf"(?:\b(?:so|thus|and\s+)?the\s+answer\s+(?:to|for)\s+)?{_PART.pattern}(?:\s*(?:it|the answer)?\s*is\b)?"
+)
+PART_NAMES = (list("abcdefgh"), ["i", "ii", "iii", "iv", "v"], ["I", "II", "III", "IV", "V"], list("123456789"))
 
 
 def final_answer(text: str, unboxed: str = "none") -> tuple[str | None, str]:
@@ -51,7 +54,7 @@ def final_boxes(text: str) -> list[str]:
     while first:
         between = text[spans[first - 1][1] : spans[first][0]]
         named = len(between) <= 80 and bool(_PART.search(between))
-        if len(between) > 80 or not _JOINED.fullmatch(_PART.sub("", between)):
+        if len(between) > 80 or not _JOINED.fullmatch(_AROUND_PART.sub("", between) if named else between):
             break
         if not named and not _HAS_JOINT.search(between):
             break

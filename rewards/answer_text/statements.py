@@ -27,7 +27,7 @@ _HOPE = re.compile(
 _PLACES = "(?:step|case|problem|question|example|figure|equation|theorem|part|page|lemma)"
 # A sentence with one of these words states no answer: negated, doubted, conditional, a bound, or a place in the text.
 _REFUSED = re.compile(
-    r"\b(?:not|cannot|no|never|neither|nor|except|might|may|maybe|could|would|perhaps|possibly|if|whether|unless|suppose|"
+    r"\b(?:not|cannot|no|never|neither|nor|except|might|(?-i:may)|maybe|could|would|perhaps|possibly|if|whether|unless|suppose|"
     r"assume|assuming|guess|unsure|try|tried|fails?|wrong|incorrect|either|between|than|at least|at most|up to|"
     rf"{_PLACES}\s+\d+)\b|n['’]t\b|\?",
     re.IGNORECASE,
@@ -66,11 +66,13 @@ def answer_without_box(text: str, unboxed: str) -> str | None:
     """The answer that stands in for a box where `unboxed` allows it: see rewards.math_answer.MathAnswer."""
     if unboxed == "none":
         return None
-    if bare := _bare(text):
+    if "####" not in text and (bare := _bare(text)):
         return bare
     if unboxed == "bare":
         return None
     text = text[-READ:]
+    if hashes := re.search(r"(?:^|\n)\s*####[ \t]*(\S[^\n]*)\s*$", text):
+        return hashes[1].strip()  # the form of GSM8K
     if statement := _statement(text):
         return statement
     return _last_sentence(text) if unboxed == "formula" else None
@@ -100,7 +102,10 @@ def _statement(text: str) -> str | None:
         if _NEGATION.match(rest.lstrip(" *_")) or _NEGATED_BEFORE.search(text[: match.start()]):
             continue
         end = re.search(r"\n|\.(?=\s|$)|[;!?](?=\s|$)|,\s+(?=[a-z]{3,})|\s+(?:because|since|but|not|as|which)\b", rest)
-        stated = rest[: end.start()] if end else rest
+        if end and end[0] == "?":
+            continue
+        formula = _FORMULA.match(rest)
+        stated = formula[0] if formula else rest[: end.start()] if end else rest
         stated = stated.strip().strip("*_").strip()
         answer = stated or answer
     if answer and re.search(r"\b(?:is|are|equals)\b", _FORMULA.sub(" ", answer)):
@@ -157,6 +162,9 @@ def _chosen(sentence: str, found: list[re.Match[str]], formulas: list[str]) -> s
         in_formulas = [group for group in groups if group[0]["formula"]]
         done = [group for group, before in zip(groups, before_each, strict=True) if _VERB.search(before)]
         groups = (stated or in_formulas or done)[-1:]
+        behind = sentence[groups[0][-1].end() :] if groups and not in_formulas else ""
+        if re.search(r"\b(?:and|or)\b.*\d", behind):
+            return None  # 15 apples and 3 pears: two answers
     if not groups:
         return None
     first, last = groups[0][0], groups[0][-1]

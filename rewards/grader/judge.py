@@ -38,7 +38,8 @@ _NO_GOLD = re.compile(
     r"(?: (?:above|below|for (?:the )?\w+))?"
     r"|(?:the )?(?:full |complete )?(?:proof|proved|proven|to prove|shown|as shown|to be proved)"
     r"(?: (?:is )?(?:omitted|completed?|above|below|only|required|needed|by [\w ]+|problem|question))?"
-    r"|(?:it is )?(?:a )?proof(?: |-)?(?:based )?(?:problem|question)?"
+    r"|(?:it is )?(?:a )?proof(?: |-)?(?:based )?(?:problem|question)?|proof\s?[:.,].*"
+    r"|(?:the )?solution|as (?:required|desired)"
 )
 _LETTER_FONTS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|bf|rm)(?![A-Za-z])|[{}$*]")
 _CHOICE = re.compile(r"^\s*\(?\s*([A-J])\s*\)?\s*\.?\s*$")
@@ -79,7 +80,7 @@ def gold_problem(gold: str) -> str | None:
     plain = plain_text(answer)
     if not plain:
         return "is empty"
-    if _NO_GOLD.fullmatch(plain):
+    if _NO_GOLD.fullmatch(plain) or _NO_GOLD.fullmatch(plain.strip("()[]")):
         return f"is {plain!r}"
     try:
         if not same_answer(answer, answer):

@@ -129,8 +129,10 @@ def _equal_special(first: Node, second: Node) -> bool:
                 return (rational(b) - rational(d)) % rational(modulus) == 0
             except (NotRational, ZeroDivisionError):
                 return same_expression(b, d)
-        case Congruence(a, b, modulus), other if a == RESIDUE and not isinstance(other, Congruence):
-            try:  # 3 (mod 7) is 3, 10 (mod 7) is not
+        case Congruence(a, b, modulus), other if not isinstance(other, Congruence):
+            try:  # 3 (mod 7) and 17 = 3 (mod 7) are 3, 10 (mod 7) is not
+                if a != RESIDUE and (rational(a) - rational(b)) % rational(modulus):
+                    return False
                 return 0 <= rational(b) < rational(modulus) and same_amount(b, other)
             except (NotRational, ZeroDivisionError):
                 return False

@@ -30,7 +30,7 @@ def label_of(node: Node, value: Node, in_gold: bool = False) -> str | None:
         if isinstance(first, Power) and isinstance(first.base, Symbol) and first.base.name in FUNCTION_NAMES:
             first = first.base  # the inverse of f
         if isinstance(first, Symbol) and first.name not in free_symbols(value):
-            if isinstance(second, Symbol) and second.name.startswith("angle "):
+            if isinstance(second, Symbol) and _is_angle(second):
                 return second.name  # the measure of an angle
             applied = isinstance(second, Symbol) and second.name in free_symbols(value)  # y(t) = 3t
             if first.name[0] in FUNCTION_NAMES or applied:
@@ -74,8 +74,12 @@ def _is_quantity(node: Node) -> bool:
         case Product(factors):
             return len(factors) > 1 and all(_is_point(factor) or _is_measure(factor) for factor in factors)
         case Sum(terms):
-            return all(_is_quantity(term) for term in terms)
+            return all(_is_quantity(term) or (isinstance(term, Symbol) and _is_angle(term)) for term in terms)
     return _is_measure(node)
+
+
+def _is_angle(symbol: Symbol) -> bool:
+    return symbol.name.startswith("angle ")
 
 
 def _is_measure(node: Node) -> bool:

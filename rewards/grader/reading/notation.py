@@ -92,6 +92,7 @@ _SPELLINGS = (
     (re.compile(r"\\(?:neq|not\s*=)(?![A-Za-z])|\\ne(?![A-Za-z])"), r"\\ne "),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r">="), r"\\ge "),
+    (re.compile(r"(?<=\d)!\s*=\s*(?=\d)"), "! = "),
     (re.compile(r"!="), r"\\ne "),
     (re.compile(r"\\(?:lbrace)(?![A-Za-z])"), r"\\{"),
     (re.compile(r"\\(?:rbrace)(?![A-Za-z])"), r"\\}"),

@@ -32,7 +32,7 @@ _BASED = re.compile(
 )
 # P(A|B) = ..., E[X] = ..., a . b = ... of vectors: names of a value that are no mathematics of the grammar's.
 _NAMED = re.compile(
-    r"^(?:(?:\\(?:operatorname|text|mathbb|mathrm)\s*\{\s*)?(?:P|Pr|E|D|Var|\\Pr)\s*\}?\s*[(\[](?:[^()\[\]]|\([^()]*\))*[)\]]"
+    r"^(?:(?:\\(?:operatorname|text|mathbb|mathrm)\s*\{\s*)?(?:P|Pr|E|D|Var|d|Area|area|dist|\\Pr)\s*\}?\s*[(\[](?:[^()\[\]]|\([^()]*\))*[)\]]"
     r"|\\(?:vec|overrightarrow|mathbf)\s*(?:\{\s*\w+\s*\}|\w)\s*\\cdot\s*\\(?:vec|overrightarrow|mathbf)\s*(?:\{\s*\w+\s*\}|\w))"
     r"\s*=\s*(?=[^=]+$)"
 )
@@ -50,7 +50,7 @@ _PART, _BRACKETED_PART = (
     re.compile(
         r"(?:^|(?<=[\s,;.}{]))(?:\\text(?:bf)?\s*\{\s*)?(?:[Pp]art\s*)?"
         + opening
-        + r"\s*([a-h]|i{1,3}|iv|v|[1-9])\s*\)\s*[:.]?\s*\}?\s*"
+        + r"\s*([a-h]|i{1,3}|iv|v|I{1,3}|IV|V|[1-9])\s*\)\s*[:.]?\s*\}?\s*"
     )
     for opening in ("", r"\(")
 )

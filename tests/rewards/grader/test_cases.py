@@ -39,10 +39,11 @@ def test_the_reward_gives_the_same_verdicts_in_one_batch():
     assert rewards == [float(case["correct"]) for case in sample]
 
 
-def test_every_case_without_a_box_is_judged_right():
+@pytest.mark.parametrize("file", sorted((FILES[0].parent / "unboxed").glob("*.jsonl")), ids=lambda file: file.stem)
+def test_every_case_without_a_box_is_judged_right(file):
     """`unboxed` says what stood in for the box: bare, statement or formula."""
     wrong = []
-    for line in (FILES[0].parent / "unboxed" / "final_statement.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         case = json.loads(line)
         verdict = grade(case["prediction"], case["gold"], case["unboxed"])
         if verdict.correct is not case["correct"]:
