@@ -213,8 +213,8 @@ def free_symbols(node: Node) -> frozenset[str]:
     return frozenset().union(*(free_symbols(child) for child in children(node)))
 
 
-def contains(node: Node, kind: type) -> bool:
-    """Whether a node of this class stands anywhere in `node`."""
+def contains(node: Node, kind: type | tuple[type, ...]) -> bool:
+    """Whether a node of this class, or of one of these, stands anywhere in `node`."""
     return isinstance(node, kind) or any(contains(child, kind) for child in children(node))
 
 

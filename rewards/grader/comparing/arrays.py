@@ -30,7 +30,7 @@ def computed(node: Node) -> Node:
 
     Raises Unreadable where the shapes do not fit, TooLarge beyond small matrices.
     """
-    if not isinstance(node, Sum | Product | Power | Apply) or not (contains(node, Matrix) or contains(node, Bracketed)):
+    if not isinstance(node, Sum | Product | Power | Apply) or not contains(node, (Matrix, Bracketed)):
         return node
     match node:
         case Sum(terms):

@@ -109,6 +109,7 @@ _SPELLINGS = (
     (re.compile(r"\\(?:pounds|textsterling)(?![A-Za-z])"), "£"),
     (re.compile(r"\\textdollar(?![A-Za-z])"), r"\\$"),
 )
+_PLAIN_SPELLINGS = tuple(each for each in _SPELLINGS if not each[0].pattern.startswith("\\\\"))
 _ROW_SPACING = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\s*\]")
 _CHOOSING = (
     (re.compile(r"(?<![A-Za-z\\])C\(\s*(\d+)\s*,\s*(\d+)\s*\)"), r"\\binom{\1}{\2}"),
@@ -136,15 +137,17 @@ def normalise(text: str) -> str:
     text = _plain_characters(repaired(text))
     if _depth(text) > DEEPEST:
         raise TooLarge("nested too deeply")
-    text = re.sub(r"\{\s*:\s*\}", ":", text)
+    if "{" in text:
+        text = re.sub(r"\{\s*:\s*\}", ":", text)
     text = _GROUPED.sub(lambda match: re.sub(r"\D", "", match.group()), text)
-    text = re.sub(r"\{\s*,\s*\}", ",", text)
+    if "{" in text:
+        text = re.sub(r"\{\s*,\s*\}", ",", text)
     text = _ROW_SPACING.sub(r"\\\\", text)
     for pattern, spelling in _CHOOSING:
         text = pattern.sub(spelling, text)
     text = text.replace(r"\\", "\x00")  # a row separator, not the start of a spacing command
     text = _SPACING.sub(" ", text)
-    for pattern, spelling in _SPELLINGS:
+    for pattern, spelling in _SPELLINGS if "\\" in text else _PLAIN_SPELLINGS:
         text = pattern.sub(spelling, text)
     text = re.sub(r"[ \t\r\n]+", " ", text.replace("per cent", "percent")).strip()
     text = _SPACED.sub(lambda match: match.group().replace(" ", ""), text)

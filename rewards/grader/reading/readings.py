@@ -69,13 +69,16 @@ def readings(text: str) -> tuple[Node, ...]:
     written = normalise(without_leading_words(text.strip()))
     if not written:
         raise Unreadable("empty")
-    written = _NAMED.sub("", _APPROXIMATELY.sub(r" \\approx \g<value>", _ARROW.sub("", written)))
+    if "=" in written:
+        written = _NAMED.sub("", _ARROW.sub("", written))
+    if "o" in written:  # approximately, \\approx, about
+        written = _APPROXIMATELY.sub(r" \\approx \g<value>", written)
     words = in_words(written)
     if words is not None:
         return (words,)
     if based := _based(written):
         return (based,)
-    if parts := _parts(written):
+    if ")" in written and (parts := _parts(written)):
         return (parts,)
     spoken = as_words(written)
     if spoken is not None and _only_words(written):
