@@ -15,19 +15,21 @@ ADVERBS = (
     r"simply|"
     r"indeed|also|then|again|still|now|actually|really|just|exactly|in fact|undoubtedly|presumably)\b,?)*"
 )
-IS = r"(?:is|'s|was|would be|seems to be|appears to be|must be|should be|has to be|will be)"
+IS = r"(?:is|'s|was|would be|can only be|seems to be|appears to be|must be|should be|has to be|will be)"
 CORRECT = r"(?:correct|right|best|better|appropriate|accurate|plausible|suitable|reasonable|final|likely)"
 
 STATED = re.compile(
     r"\b(?:answer|option|choice|pick|selection|solution(?=\s*:|\s+is\s+(?:option|choice))|"
     r"correct\s+(?:one|statement|letter|alternative)|best\s+(?:one|statement|match(?:es)?|fits?))"
-    rf"(?:\s+(?:choice|option))?(?:\s+(?:to|for|of|among)\b[^.:]{{0,80}}?)?{ADVERBS}\s*(?:{IS}(?=[\s:(])|=|:|-)+{ADVERBS}"
+    r"(?:\s+(?:choice|option|here))?(?:\s+(?:to|for|of|among)\b[^.:]{0,80}?|,\s+as\b[^.,]{1,40},)?"
+    rf"{ADVERBS}\s*(?:{IS}(?=[\s:(])|=|:|-)+{ADVERBS}"
     rf"\s*[:,]?\s*(?:not\s+\(?[A-Za-z]\)?,?\s+but\s+(?:rather\s+)?)?{OPTIONAL_NOUN}{LETTER}",
     re.I,
 )
 CHOSEN = re.compile(
+    r"(?:^\W*(?=(?:choose|select|pick)\b)|"
     r"\b(?:I|we|let us|let's)(?:'d|'ll|'m| am| would| will| therefore| thus| hence| must| shall| should|"
-    r" now)*\s+"
+    r" now)*\s+)"
     rf"(?:choose|select|pick|go with|going with|settle on|opt for|answer|"
     rf"say)\s+(?:with\s+)?{OPTIONAL_NOUN}{LETTER}",
     re.I,
@@ -44,6 +46,9 @@ REMAINS = re.compile(
     rf"|\bonly\s+(?:{NOUN}\s+)?{LETTER.replace('?P<', '?P<only_')}\s+(?:is|has|satisfies|fits|works|match\w*|"
     rf"remains|"
     rf"agrees|gives|can)\b"
+    rf"|\b(?:points?\s+to|makes?)\s+{LETTER.replace('?P<', '?P<made_')}\s+(?:as\s+)?the\s+(?:\w+\s+)?"
+    r"(?:answer|choice)\b"
+    rf"|^not\s+\(?[A-Z]\)?,?\s+but\s+(?:rather\s+)?{LETTER.replace('?P<', '?P<but_')}(?=\W*$)"
     rf"|(?<![\w\\^_'-]){LETTER.replace('?P<', '?P<left_')}\s+(?:alone\s+)?(?:remains|is\s+left|survives)\b",
     re.I,
 )
@@ -58,7 +63,7 @@ CONCLUSION = re.compile(
     rf"has to be))"
     rf"{ADVERBS}\s*{OPTIONAL_NOUN}{LETTER}"
     rf"|\b(?:corresponds? to|match(?:es|ing)?|closest to|agrees? with|that is|namely|which is|"
-    rf"nearest to)\s*,?\s+(?:the\s+)?"
+    rf"nearest to|supports?)\s*,?\s+(?:the\s+)?"
     rf"(?:answer|option|choice)\s+{LETTER.replace('?P<', '?P<option_')}(?=\W*$)",
     re.I,
 )
@@ -94,7 +99,8 @@ HEDGE = re.compile(
     r"were|tempt\w+|"
     r"claim\w*|saying|thought|think the opposite|seem\w*|initially|students?|readers?|someone|somebody|some|"
     r"many|people|"
-    r"check\w*|verify|test\w*|contrary|least|worst|possibl[ey]|misconception|myth|fails|disagree\w*|dispute\w*|"
+    r"check\w*|verify|test\w*|contrary|least|worst|(?<!only )possibl[ey]|nothing|whoever|"
+    r"misconception|myth|fails|disagree\w*|dispute\w*|"
     r"reject\w*|by no means|used to|at first|"
     r"instead of|rather than|"
     r"except|perhaps|maybe|careless|naive\w*|say that)\b|n't\b",

@@ -208,6 +208,10 @@ def _last_line(text: str) -> list[_Claim]:
             return [_Claim(SEVERAL, last.start(), last.end(), False)]
     elif len(alone) == 1 and alone[0] is lines[0]:
         last = lines[0]  # the letter, then why
+    elif (ends := [each for each in SENTENCES.finditer(text) if each[0].strip()]) and ALONE.match(ends[-1][0]):
+        if sum(bool(ALONE.match(each[0])) for each in ends) > 1:
+            return []
+        last = ends[-1]  # "Not B. D."
     elif sum(bool(OPTION_LINE.match(line[0])) for line in lines) > 1 or not _is_option(last[0]):
         return []
     letter = letter_of(re.sub(r"^\s*(?:[>#-]+\s+)+", "", last[0]))

