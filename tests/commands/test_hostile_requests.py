@@ -82,7 +82,7 @@ DECODINGS = (
 UNDRAWABLE = {
     "eos alone, and not yet": {"allowed_token_ids": [EOS], "min_tokens": 2},
     "nothing but a bad word": {"allowed_token_ids": [50], "bad_words": ["J"]},
-    "infinite logits": {"repetition_penalty": 1e-38, "prompt": [*range(5, 105), THINK]},
+    "infinite logits": {"repetition_penalty": 1e-38, "logit_bias": {"50": 100}, "prompt": [50, THINK]},
 }
 
 
