@@ -163,7 +163,8 @@ def test_the_summary_is_read_where_it_is_current_and_made_where_it_is_not(tmp_pa
     assert as_text(before.rows[""]) == as_text(summarise(records))
 
 
-def test_the_command_writes_everything_and_names_it(folder, tmp_path, capsys):
+def test_the_command_writes_everything_and_names_it(tmp_path, capsys):
+    folder = write_folder(tmp_path / "evaluation", checkpoints=("base",), arms=("led",))
     assert run_cli(["report", str(folder), "--output", str(tmp_path / "new"), "--title", "A <title>"]) == 0
     said = capsys.readouterr().out
     for name in ("report.html", "report.md", "report.csv"):
