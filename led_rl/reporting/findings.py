@@ -75,7 +75,8 @@ def _chance(report: Report) -> Iterator[Finding]:
     if tests:
         yield Finding(
             f"The p-values of these differences are corrected (Holm) over the {tests} tests that were made; a "
-            "difference is called higher or lower only if its interval and its corrected p-value agree."
+            "difference is called higher or lower only if its interval and its corrected p-value agree. Detectable: "
+            "the difference that this many problems show four times in five."
         )
     elif looked_at > 1:
         yield Finding(
@@ -94,7 +95,7 @@ def _by_verdict(rows: Sequence[SummaryRow], metric: Metric) -> str:
         where = row.checkpoint if row.compares == "arms" else row.arm
         least = ""
         if metric.unit == "%" and estimate.detectable and not shows_difference(estimate):
-            least = f", {100 * estimate.detectable:.1f} would show"
+            least = f", detectable: {100 * estimate.detectable:.1f}"
         verdicts.setdefault(_verdict(estimate), []).append(f"{where} ({value} {unit} {interval}{least})")
     preposition = "on" if rows[0].compares == "arms" else "with"
     return "; ".join(f"{verdict} {preposition} {', '.join(which)}" for verdict, which in verdicts.items())

@@ -25,7 +25,7 @@ MOST_TILES = 8
 HOW_TO_READ = (
     "Intervals are 95 % bootstrap intervals that resample problems (for time: chunks of problems, in which the "
     "decodings take turns); Wilson's where every problem is all right or all wrong. Differences are paired by problem, "
-    "with the p-value of a sign-flip test; where it says corrected, Holm's over every test that was made. Intervals "
+    "with the p-value of a sign-flip test; where it says Holm, corrected over every test that was made. Intervals "
     "tell how far another draw of problems would move a figure. They do not tell how far another training seed would: "
     "a comparison of two trained checkpoints is a comparison of these two runs."
 )
@@ -120,7 +120,7 @@ def _cell(row: SummaryRow, metric: Metric) -> dict[str, Any]:
     p_value = estimate.p_holm if corrected else estimate.p_value
     if p_value is not None and not math.isnan(p_value) and metric.name.startswith("pass@"):
         written = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
-        notes.append(f"corrected {written}" if corrected else written)
+        notes.append(f"Holm {written}" if corrected else written)
     usual = row.metrics["tokens_per_s"].n if metric.name in ("wall_s", "tokens_per_s") else row.problems
     if estimate.n != usual:
         notes.append(f"n = {estimate.n}")

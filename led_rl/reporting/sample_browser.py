@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from led_rl.decoding import READS_LATENTS
 from led_rl.reporting.evaluation_folder import EvaluationFolder, Place, Verdict
 from led_rl.reporting.token_texts import TokenTexts, token_texts
 
@@ -57,7 +58,7 @@ def sample_browser(folder: EvaluationFolder, megabytes: float = PAGE_MEGABYTES) 
             f"The browser holds {len(chosen):,} of {len(places):,} completions, the first {kept} of each problem, as "
             f"many as fit into {megabytes:g} MB; --megabytes raises this.",
         ]
-    return SampleBrowser(_packed(_index(chosen, rows)), chunks, len(chosen), len(places), notes)
+    return SampleBrowser(_packed(_index(folder, chosen, rows)), chunks, len(chosen), len(places), notes)
 
 
 def _by_problem(places: Sequence[Place]) -> Any:
@@ -147,7 +148,7 @@ def _figures(verdict: Verdict, item: dict[str, Any]) -> list[Any]:
     return [correct, int(verdict.finished), verdict.thinking_tokens, verdict.answer_tokens, verdict.reward, explored]
 
 
-def _index(places: Sequence[Place], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def _index(folder: EvaluationFolder, places: Sequence[Place], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """Names once, and per completion the places of its names and its figures."""
     benchmarks, checkpoints, arms = (list(dict.fromkeys(place.group[i] for place in places)) for i in range(3))
     problems = list(dict.fromkeys((place.group.benchmark, place.problem) for place in places))
@@ -157,6 +158,7 @@ def _index(places: Sequence[Place], rows: Sequence[Sequence[Any]]) -> dict[str, 
         "benchmarks": benchmarks,
         "checkpoints": checkpoints,
         "arms": arms,
+        "explores": [arm not in folder.arms or READS_LATENTS[folder.arms[arm].decoding.decoding] for arm in arms],
         "problems": [problem for _, problem in problems],
         "columns": columns.split(),
         "rows": [

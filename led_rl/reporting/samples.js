@@ -178,6 +178,7 @@
       const facts = [`reward ${get(row, "reward") ?? "none"}`, `${get(row, "thinking")} thinking and ${get(row, "answer")} answer tokens`];
       if (item.extracted !== null && item.extracted !== undefined) facts.unshift(`answer ${visible(item.extracted)}`);
       if (!item.tokens) facts.push("tokens are not told apart: no token ids or tokenizer");
+      else if (!index.explores[get(row, "arm")]) facts.push("this arm reads no latent layers");
       else if (!item.explored) facts.push("which tokens LED explored was not recorded");
       else facts.push(`${get(row, "explored")} tokens explored`);
       if (item.led.confidence != null) facts.push(`mean confidence ${item.led.confidence.toFixed(3)}`);

@@ -100,9 +100,7 @@ def test_two_arms_stand_side_by_side_with_explored_tokens_and_their_parting(brow
         assert page.run(f"document.querySelector('{side} pre').textContent") == row["text"]
         marked = page.run(f"[...document.querySelectorAll('{side} pre .explored')].length")
         assert marked == row["explored"].count("1")
-    assert "which tokens LED explored was not recorded" in page.run(
-        "document.querySelector('#side-b .facts').textContent"
-    )
+    assert "this arm reads no latent layers" in page.run("document.querySelector('#side-b .facts').textContent")
     parting = next(i for i, (a, b) in enumerate(zip(left["token_ids"], right["token_ids"], strict=False)) if a != b)
     said = page.run("document.getElementById('parting').textContent")
     assert f"same for {parting} tokens and part at token {parting + 1}." in said
@@ -110,6 +108,15 @@ def test_two_arms_stand_side_by_side_with_explored_tokens_and_their_parting(brow
     choose(page, "#side-b .group", page.run("document.querySelector('#side-a .group').value"))
     page.wait_for("document.getElementById('parting').textContent === 'Both sides are the same.'")
     assert page.errors == []
+
+
+def test_what_was_not_recorded_is_said(browser, tmp_path):
+    made = write_folder(tmp_path, explored=False, checkpoints=("base",), arms=("led",), problems=1)
+    page = opened(browser, write_evaluation_report(read_evaluation(made), tmp_path)["page"])
+    page.run("document.querySelector('#rows tr').click()")
+    page.wait_for("document.querySelector('#side-a pre span')")
+    facts = page.run("document.querySelector('#side-a .facts').textContent")
+    assert "which tokens LED explored was not recorded" in facts
 
 
 def test_hostile_texts_are_shown_and_never_run(browser, tmp_path):
@@ -129,6 +136,7 @@ def test_hostile_texts_are_shown_and_never_run(browser, tmp_path):
     assert any("⟨U+202E⟩right to left" in text for text in shown)
     assert any("lone ⟨U+D800⟩ and ⟨U+DFFF⟩ surrogates, \U0001f600 a pair" in text for text in shown)
     assert page.run("document.getElementById('prompt').textContent") == HOSTILE[0]
+    assert "no token ids or tokenizer" in page.run("document.querySelector('#side-a .facts').textContent")
     assert page.errors == []
 
 
