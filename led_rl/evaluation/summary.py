@@ -13,7 +13,6 @@ from led_rl.evaluation.estimates import (
     UNKNOWN,
     Estimate,
     Floats,
-    holm,
     mean_interval,
     mean_of_means,
     paired_difference,
@@ -23,6 +22,7 @@ from led_rl.evaluation.estimates import (
 )
 from led_rl.evaluation.metrics import is_share, per_problem, shown_ks
 from led_rl.evaluation.records import Record
+from led_rl.evaluation.significance import holm
 
 ARM_COMPARISONS = (("led", "standard"), ("led", "top_k_control"))
 MINUS = " − "

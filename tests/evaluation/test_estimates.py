@@ -11,7 +11,6 @@ from scipy import stats
 
 from led_rl.evaluation.estimates import (
     Estimate,
-    holm,
     mean_interval,
     mean_of_means,
     paired_difference,
@@ -20,9 +19,9 @@ from led_rl.evaluation.estimates import (
     ratio_difference,
     ratio_interval,
     shows_difference,
-    sign_flip_test,
     wilson_interval,
 )
+from led_rl.evaluation.significance import holm, sign_flip_test
 
 
 @pytest.mark.parametrize("n", range(1, 8))

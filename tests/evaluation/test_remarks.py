@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from led_rl.evaluation.estimates import holm, paired_difference
+from led_rl.evaluation.estimates import paired_difference
 from led_rl.evaluation.remarks import difference_table, remarks
+from led_rl.evaluation.significance import holm
 from led_rl.evaluation.slopes import slopes
 from led_rl.evaluation.summary import MEAN, figures_tested, summarise
 
