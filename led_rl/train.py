@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from led_rl.training.build import build_trainer
     from led_rl.training.checks.recipe import check_recipe
+    from led_rl.training.evaluation_rows import check_evaluation_rows
     from led_rl.training.recipe import load_recipe
     from led_rl.training.run_folder import (
         is_finished,
@@ -55,6 +56,7 @@ def _run(arguments: list[str]) -> int:
     resume = where_to_resume(recipe)
     checked = check_recipe(recipe)
     add_benchmarks(recipe, checked)
+    check_evaluation_rows(recipe, checked)
     writes = is_main_process() and not recipe.run.check_only
     with locked(folder) if writes else nullcontext():
         trainer = build_trainer(recipe, checked)

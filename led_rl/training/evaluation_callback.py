@@ -175,6 +175,8 @@ class LiveEvaluation:
             prompts=[row["prompt"] for row in rows],
             completion_ids=list(completions),
             trainer_state=self.state,
+            log_extra=lambda column, values: None,
+            log_metric=lambda name, value: None,
             **columns,
         )
         return [float("nan") if value is None else value for value in rewards]

@@ -11,6 +11,8 @@ from led_rl.recipe import RecipeError
 from led_rl.thinking import MissingMarkersError
 from led_rl.training.config import Recipe
 from led_rl.training.evaluation_keys import evaluates, evaluation_decodings
+from led_rl.training.reward_loading import try_rewards
+from rewards import RewardError
 
 
 def load_evaluation_rows(recipe: Recipe) -> Dataset | None:
@@ -53,3 +55,37 @@ def check_evaluation_decodings(recipe: Recipe, tokenizer: Any) -> None:
             check_decoding(decoding, config, tokenizer)
         except (DecodingError, MissingMarkersError) as error:
             raise RecipeError(f"{recipe.path}: eval_decodings: {label}: {error} (model {name!r})") from error
+
+
+def check_evaluation_rows(recipe: Recipe, checked: Any) -> None:
+    """Raises, before weights are loaded, for rows that an evaluation could not sample or judge.
+
+    Args:
+        checked: the recipe's `Checked`, benchmarks included.
+
+    Raises:
+        RecipeError: a prompt leaves no room for a completion; names the dataset and the row.
+        RewardError: the reward of a dataset fails on its first row.
+    """
+    datasets = checked.evaluation_rows or {}
+    if not isinstance(datasets, dict):
+        datasets = {"eval_dataset": datasets}
+    room = recipe.training.vllm_max_model_length
+    for name, dataset in datasets.items():
+        try:
+            try_rewards([checked.evaluation_rewards.get(name, checked.rewards[0])], dataset[0])
+        except RewardError as error:
+            raise RewardError(f"{recipe.path}: {name}: {error}") from error
+        if room is None:
+            continue
+        for row, prompt in enumerate(dataset["prompt"], start=1):
+            length = len(
+                checked.tokenizer.apply_chat_template(
+                    prompt, add_generation_prompt=True, tokenize=True, return_dict=False
+                )
+            )
+            if length >= room:
+                raise RecipeError(
+                    f"{recipe.path}: {name}, row {row}: its prompt has {length} tokens, which leaves no room for a "
+                    f"completion; vllm_max_model_length is {room}; raise it, or leave the row out"
+                )

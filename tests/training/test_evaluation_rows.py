@@ -10,6 +10,7 @@ from conftest import save_tiny_model
 from led_rl.decoding import UserError
 from led_rl.train import add_benchmarks
 from led_rl.training.checks.recipe import check_recipe
+from led_rl.training.evaluation_rows import check_evaluation_rows
 from led_rl.training.recipe import load_recipe
 
 
@@ -79,6 +80,10 @@ def test_benchmarks_bring_their_own_prompt_and_reward(files):
             | {"eval_dataset": "HELD_OUT"},
             "eval_decodings: led: led_depth=9 reads 9 layers, but the model has 4",
         ),
+        (
+            {"eval_dataset": "HELD_OUT", "eval_on_start": True, "vllm_max_model_length": 20},
+            "eval_dataset, row 1: its prompt has 24 tokens, which leaves no room",
+        ),
         ({"eval_decodings": ["led", "beam"], "eval_strategy": "steps"}, "eval_decodings must be of standard, led"),
     ],
 )  # fmt: skip
@@ -88,7 +93,9 @@ def test_mistakes_are_one_line(files, changes, said):
 
     def check():
         asked = recipe(files, **changes)
-        add_benchmarks(asked, check_recipe(asked))
+        checked = check_recipe(asked)
+        add_benchmarks(asked, checked)
+        check_evaluation_rows(asked, checked)
 
     with pytest.raises(UserError) as error:
         check()
