@@ -93,7 +93,7 @@ def add_benchmarks(recipe: "Recipe", checked: "Checked") -> None:
 
     if not recipe.run.eval_benchmarks:
         return
-    rows = {} if checked.evaluation_rows is None else {"eval_dataset": checked.evaluation_rows}
+    rows = {} if checked.evaluation_rows is None else {"": checked.evaluation_rows}
     for name in recipe.run.eval_benchmarks:
         benchmark = find_benchmark(name)
         problems = read_problems(benchmark, recipe.run.eval_rows)

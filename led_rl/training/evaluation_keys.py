@@ -1,5 +1,6 @@
 """The recipe keys of evaluation during training, and what they must be. transformers' own `eval_*` keys say when."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,3 +70,9 @@ def settle_evaluation(args: Any) -> None:
         raise ValueError(f"eval_decodings: {foreign[0]!r} needs use_vllm: true; only the vLLM engine samples with it")
     if args.num_generations_eval is None and evaluates(args):
         args.num_generations_eval = 1  # of TRL's own evaluation, whose batch size would have to be a multiple of it
+
+
+def describe_evaluation(step: int, metrics: Mapping[str, float]) -> str:
+    """One line of an evaluation's pass rates."""
+    rates = [f"{name.removeprefix('eval_')} {value:.3f}" for name, value in metrics.items() if "pass@" in name]
+    return " | ".join([f"evaluation at step {step}", *rates, f"{metrics.get('eval_seconds', 0.0):.1f} s"])

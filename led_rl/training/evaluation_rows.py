@@ -69,11 +69,12 @@ def check_evaluation_rows(recipe: Recipe, checked: Any) -> None:
     """
     datasets = checked.evaluation_rows or {}
     if not isinstance(datasets, dict):
-        datasets = {"eval_dataset": datasets}
+        datasets = {"": datasets}
     room = recipe.training.vllm_max_model_length
-    for name, dataset in datasets.items():
+    for label, dataset in datasets.items():
+        name = label or "eval_dataset"
         try:
-            try_rewards([checked.evaluation_rewards.get(name, checked.rewards[0])], dataset[0])
+            try_rewards([checked.evaluation_rewards.get(label, checked.rewards[0])], dataset[0])
         except RewardError as error:
             raise RewardError(f"{recipe.path}: {name}: {error}") from error
         if room is None:

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from led_rl.terminal.progress_bar import ProgressBar, progress_bar
+from led_rl.training.evaluation_keys import describe_evaluation
 
 
 class StepProgress(TrainerCallback):
@@ -28,6 +29,12 @@ class StepProgress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self._bar is not None and logs and "reward" in logs:
             self._bar.write(describe(state.global_step, state.max_steps, logs))
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        if self._bar is not None and metrics:
+            self._bar.write(describe_evaluation(state.global_step, metrics))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._bar = None

@@ -12,7 +12,7 @@ from subprocesses import ROOT, run_command
 
 from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.evaluation_callback import pass_metrics
-from led_rl.training.evaluation_keys import evaluation_decodings
+from led_rl.training.evaluation_keys import describe_evaluation, evaluation_decodings
 
 DECODINGS = ("led", "standard")
 
@@ -80,6 +80,12 @@ def test_evaluation_is_no_rollout(facts, decoding):
     for log in facts[decoding]["log_history"]:
         if "loss" in log:
             assert log["time/rollout"] < log["step_time"] if "step_time" in log else True
+
+
+def test_an_evaluation_is_one_line():
+    metrics = {"eval_led_pass@1": 0.25, "eval_led_length": 9.0, "eval_gsm8k_led_pass@4": 0.5, "eval_seconds": 2.04}
+    line = "evaluation at step 3 | led_pass@1 0.250 | gsm8k_led_pass@4 0.500 | 2.0 s"
+    assert describe_evaluation(3, metrics) == line
 
 
 def test_pass_metrics_by_hand():

@@ -61,7 +61,7 @@ def test_benchmarks_bring_their_own_prompt_and_reward(files):
     )
     checked = check_recipe(asked)
     add_benchmarks(asked, checked)
-    assert list(checked.evaluation_rows) == ["eval_dataset", "gsm8k"]
+    assert list(checked.evaluation_rows) == ["", "gsm8k"]
     assert "\\boxed{}" in checked.evaluation_rows["gsm8k"][0]["prompt"][0]["content"]
     assert checked.evaluation_rows["gsm8k"][0]["answer"] == "2"
     assert list(checked.evaluation_rewards) == ["gsm8k"]
