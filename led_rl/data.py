@@ -2,6 +2,7 @@
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,8 +109,10 @@ def to_prompts(
         for column in filter(None, (problem_column, answer_column)):
             if row.get(column) is None:
                 raise DatasetError(f"{source}, row {number}: no column {column!r}; columns: {', '.join(row)}")
-        messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
-        messages.append({"role": "user", "content": prompt_template.replace("{problem}", str(row[problem_column]))})
+        try:
+            messages = to_messages(row[problem_column], prompt_template, system_prompt)
+        except ValueError as error:
+            raise DatasetError(f"{source}, row {number}: column {problem_column!r}: {error}") from error
         answer: dict[str, Any] = {}
         if answer_column:
             answer["answer"] = extract_answer(str(row[answer_column]), answer_extraction)
@@ -117,9 +120,54 @@ def to_prompts(
         others = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
         prepared.append({"prompt": messages} | others | answer)
     columns = dict.fromkeys(column for row in prepared for column in row)  # rows may lack some
+    return _to_dataset({column: [row.get(column) for row in prepared] for column in columns}, source)
+
+
+def to_messages(problem: Any, template: str, system: str | None) -> list[dict[str, str]]:
+    """Chat messages of a problem: a text within the template, or messages, of which the last is the user's.
+
+    Of messages, the last text stands within the template, and `system` comes first unless they have a system message.
+    Raises ValueError for a list that holds anything but messages of texts.
+    """
+    if not isinstance(problem, list):
+        problem = [{"role": "user", "content": str(problem)}]
+    for message in problem:
+        texts = isinstance(message, dict) and [message.get("role"), message.get("content")]
+        if not (texts and all(isinstance(text, str) for text in texts)):
+            raise ValueError(f"a text, or a list of messages with role and content, expected; got {message!r:.80}")
+    if not problem or problem[-1]["role"] != "user":
+        raise ValueError("messages must end with one of role 'user', which the model answers")
+    messages = [{"role": message["role"], "content": message["content"]} for message in problem]
+    messages[-1]["content"] = template.replace("{problem}", messages[-1]["content"])
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _to_dataset(columns: dict[str, list], source: str) -> "Dataset":
+    """Raises DatasetError naming the first row and the column that the table cannot hold."""
     from datasets import Dataset
 
-    return Dataset.from_dict({column: [row.get(column) for row in prepared] for column in columns})
+    def failure(column: str, rows: int) -> Exception | None:
+        try:
+            Dataset.from_dict({column: columns[column][:rows]})
+        except (ValueError, TypeError, OverflowError) as error:  # Arrow's errors and UnicodeEncodeError are ValueErrors
+            return error
+        return None
+
+    try:
+        return Dataset.from_dict(columns)
+    except (ValueError, TypeError, OverflowError):
+        own = sorted(columns, key=lambda name: name == "prompt")  # it is made of another column
+        column = next((name for name in own if failure(name, len(columns[name]))), None)
+        if column is None:
+            raise
+    row = bisect_left(range(1, len(columns[column]) + 1), True, key=lambda rows: failure(column, rows) is not None)
+    reason = str(failure(column, row + 1)).splitlines()[0]
+    raise DatasetError(
+        f"{source}, row {row + 1}: column {column!r}: {columns[column][row]!r:.80} cannot be held beside the rows "
+        f"before it ({reason}): a column holds one type, integers below 2**63, and text that is Unicode"
+    )
 
 
 def extract_answer(text: str, extraction: str) -> str | None:

@@ -1,49 +1,78 @@
 """`accelerate launch led_rl/train.py RECIPE.yaml [--key value ...]`: check, build, resume, train, save."""
 
-import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 with one clear line on stderr when the recipe cannot be run."""
+    """Returns the exit status: 0; 2 with one clear line on stderr when the recipe cannot be run; 143 after SIGTERM."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     from led_rl.engines.environment import prepare_training
 
     prepare_training()
     from led_rl.decoding import UserError
-    from led_rl.training.build import build_trainer
-    from led_rl.training.checks import check_recipe
-    from led_rl.training.recipe import help_text, load_recipe
-    from led_rl.training.run_folder import RECORD, is_finished, last_checkpoint, set_aside
+    from led_rl.training.recipe import help_text
+    from led_rl.training.stopping import end_with_launcher
     from rewards import RewardError
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help_text())
         return 0 if arguments else 2
+    end_with_launcher(os.getppid())
     try:
-        recipe = load_recipe(arguments)
-        if is_finished(recipe):
-            print(f"{recipe.output_dir} holds the finished run of this recipe; nothing to do")
-            return 0
-        checkpoint = last_checkpoint(recipe)
-        checked = check_recipe(recipe)
-        trainer = build_trainer(recipe, checked)
+        return _run(arguments)
     except (UserError, RewardError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
         return 2
-    if recipe.run.check_only:
-        print(f"{recipe.path}: sound; stopping before training, as check_only asks")
+
+
+def _run(arguments: list[str]) -> int:
+    from led_rl.training.build import build_trainer
+    from led_rl.training.checks.recipe import check_recipe
+    from led_rl.training.recipe import load_recipe
+    from led_rl.training.run_folder import (
+        is_finished,
+        is_main_process,
+        locked,
+        set_aside,
+        where_to_resume,
+        write_record,
+    )
+    from led_rl.training.stopping import STOPPED, stop_on_sigterm
+
+    recipe = load_recipe(arguments)
+    folder = recipe.output_dir
+    if is_finished(recipe):
+        print(f"{folder} holds the finished run of this recipe; nothing to do")
         return 0
-    if trainer.accelerator.is_main_process:
-        if recipe.run.resume == "never":
-            set_aside(recipe.output_dir)
-        record = recipe.output_dir / RECORD
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(recipe.values, indent=2, default=str))
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()  # last: its presence says that the run is whole
+    resume = where_to_resume(recipe)
+    checked = check_recipe(recipe)
+    writes = is_main_process() and not recipe.run.check_only
+    with locked(folder) if writes else nullcontext():
+        trainer = build_trainer(recipe, checked)
+        if recipe.run.check_only:
+            print(f"{recipe.path}: sound; stopping before training, as check_only asks")
+            return 0
+        if writes:
+            if recipe.run.resume == "never":
+                set_aside(folder)
+            elif resume.damaged:
+                set_aside(folder, resume.damaged)
+            write_record(recipe)
+        with stop_on_sigterm(trainer.clock.ask_to_stop):
+            trainer.train(resume_from_checkpoint=None if resume.checkpoint is None else str(resume.checkpoint))
+        if trainer.clock.stopped:
+            if writes:
+                print(
+                    f"stopped by SIGTERM; checkpoint-{trainer.state.global_step} is saved in {folder}, and the same "
+                    "command goes on from there",
+                    file=sys.stderr,
+                )
+            return STOPPED
+        trainer.save_model()
+        trainer.save_state()  # last: its presence says that the run is whole
     return 0
 
 

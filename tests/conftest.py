@@ -10,6 +10,8 @@ import torch  # noqa: E402
 
 from led_rl.benchmarks.acceptance.models import character_tokenizer, save_tiny_model  # noqa: E402, F401
 
+pytest_plugins = ["recipe_files"]
+
 
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():

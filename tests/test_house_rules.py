@@ -155,8 +155,9 @@ ADAPTERS = {
 
 def test_only_the_plugin_its_adapters_and_the_rollout_know_vllm():
     plugin = {module for module in ENGINES if module.startswith("led_rl.engines.vllm_plugin")}
-    assert users_of("vllm") <= plugin | ADAPTERS | {"led_rl.training.rollout"}
-    assert users_of("trl.generation") <= {"led_rl.training.rollout"}
+    rollout = {"led_rl.training.rollout", "led_rl.training.rollout_client"}
+    assert users_of("vllm") <= plugin | ADAPTERS | rollout
+    assert users_of("trl.generation") <= rollout
 
 
 def test_every_patch_of_vllm_is_in_one_module():

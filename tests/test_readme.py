@@ -39,7 +39,9 @@ def test_the_first_script_trains(tiny_model, tmp_path):
     script = replaced(script, '"Qwen/Qwen3-0.6B"', repr(tiny_model))
     script = replaced(script, '"trl-lib/DeepMath-103K"', '"json", data_files="train.jsonl"')
     small = "max_steps=2, max_completion_length=8, per_device_train_batch_size=4, num_generations=4, use_cpu=True,"
-    small += "vllm_max_model_length=128, bf16=False, vllm_mode='colocate', vllm_enable_sleep_mode=False, "
+    small += (
+        "logging_steps=1, vllm_max_model_length=128, bf16=False, vllm_mode='colocate', vllm_enable_sleep_mode=False, "
+    )
     script = replaced(script, "LEDGRPOConfig(", f"LEDGRPOConfig({small}")
     (tmp_path / "script.py").write_text(script)
     with port_29500_taken():  # torch's and accelerate's default: two runs on one machine would meet there

@@ -119,7 +119,7 @@ def setup_of(recipe: Recipe, gpus: int, memory: int, prompt: int | None = None) 
         master=bool(recipe.values.get("deepspeed")),
         reference=training.beta > 0 and not recipe.model.use_peft,
         checkpointing=training.gradient_checkpointing,
-        colocated=training.use_vllm and training.vllm_mode == "colocate",
+        colocated=bool(training.use_vllm) and training.vllm_mode == "colocate",
         sleeps=training.vllm_enable_sleep_mode,
         engine_share=training.vllm_gpu_memory_utilization,
         tensor_parallel=training.vllm_tensor_parallel_size,

@@ -167,7 +167,7 @@ def _build(arm: str, command: Sequence[str]) -> Any:
     from led_rl.engines.environment import has_gpu
     from led_rl.sampler.capture_options import EngineOptions
     from led_rl.training.build import trainer_arguments
-    from led_rl.training.checks import check_recipe
+    from led_rl.training.checks.recipe import check_recipe
     from led_rl.training.recipe import load_recipe
     from led_rl.training.rollout import LEDVLLMGeneration, rollouts_by
     from led_rl.training.trainer import LEDGRPOTrainer
@@ -177,7 +177,7 @@ def _build(arm: str, command: Sequence[str]) -> Any:
     build: Any = GRPOTrainer if arm in BASELINES else LEDGRPOTrainer
     engine: Any = nullcontext()
     if arm in BASELINES and not (has_gpu() and not training.vllm_engine_arguments):
-        arguments = dict(training.vllm_engine_arguments or {})
+        arguments: Any = dict(training.vllm_engine_arguments or {})  # type: ignore[arg-type]
         engine = rollouts_by(
             partial(LEDVLLMGeneration, options=EngineOptions(), engine_arguments=arguments, run_seed=training.seed)
         )

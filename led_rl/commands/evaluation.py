@@ -177,7 +177,7 @@ def _reward(benchmark: Benchmark, opens_thinking: bool) -> Any:
 
 def _with_usable_golds(problems: list[Problem], benchmark: Benchmark, bad_golds: str) -> list[Problem]:
     """Without those whose gold the reward cannot use, if `bad_golds` says so; otherwise they are an error."""
-    from led_rl.training.checks import GOLD_KINDS
+    from led_rl.training.checks.rows import GOLD_KINDS
     from rewards import check_golds
 
     kind = GOLD_KINDS.get(benchmark.reward)

@@ -6,7 +6,7 @@ from typing import Any
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import get_peft_config, get_quantization_config
 
-from led_rl.training.checks import Checked
+from led_rl.training.checks.recipe import Checked
 from led_rl.training.config import Recipe
 from led_rl.training.progress import StepProgress
 from led_rl.training.trainer import LEDGRPOTrainer

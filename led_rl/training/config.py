@@ -14,11 +14,9 @@ from trl import GRPOConfig, ModelConfig
 from trl.trainer.utils import ensure_master_addr_port
 
 from led_rl.data import EXTRACTIONS
-from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams
+from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams, UserError
 from led_rl.thinking import END, START
-
-IMPORTANCE_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")  # TRL finds out in step one
-
+from led_rl.training.checks.values import check_choices, check_generation_kwargs, check_ranges
 
 SEQUENCE_LEVEL_REFUSAL = (
     "vllm_importance_sampling_mode: {mode!r} with decoding: {decoding!r} would stop training in silence. LED samples "
@@ -48,19 +46,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class LEDGRPOConfig(GRPOConfig):
-    """`GRPOConfig`, the decoding of the rollouts, and defaults under which LED trains.
+    """`GRPOConfig` and the decoding of the rollouts.
 
-    Changed defaults: `vllm_importance_sampling_mode` is `token_truncate` (TRL's `sequence_mask` is refused with LED),
-    `use_vllm` and `log_completions` are on, `logging_steps` is 1, and `report_to` stays off until a recipe names one.
+    Defaults are TRL's but for two: `vllm_importance_sampling_mode` is `token_truncate`, as TRL's `sequence_mask` is
+    refused with LED and two arms shall differ in `decoding` alone; and `use_vllm` is on where the decoding needs it.
     """
 
-    use_vllm: bool = field(default=True, metadata={"help": "Roll out with vLLM; LED needs it."})
-    logging_steps: float = field(default=1, metadata={"help": "Steps between two logs."})
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "vllm_engine_arguments"]  # noqa: RUF012 (as TRL's)
+
+    use_vllm: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Roll out with vLLM; LED needs it. Default: on with LED, and in recipes."}
+    )
     vllm_importance_sampling_mode: str = field(
         default="token_truncate",
         metadata={"help": "How log-ratios of policy to behaviour policy weigh the loss; token-level with LED."},
     )
-    vllm_engine_arguments: dict[str, Any] | None = field(
+    vllm_engine_arguments: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Arguments of vllm.LLM that take precedence over TRL's (colocate mode)."}
     )
     train_support: str | None = field(
@@ -104,10 +105,17 @@ class LEDGRPOConfig(GRPOConfig):
             ensure_master_addr_port()  # a free port, unless one is set: torch's default is the same for every run
         if self.deepspeed:
             self._meet_for_deepspeed()
+        if self.use_vllm is None:
+            self.use_vllm = self.decoding != DecodingParams().decoding
+        check_ranges(vars(self))
         super().__post_init__()
-        for key, allowed in (("decoding", DECODINGS), ("vllm_importance_sampling_mode", IMPORTANCE_MODES)):
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"{key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
+        check_choices(vars(self) | {"scale_rewards": str(self.scale_rewards)})
+        if self.decoding not in DECODINGS:
+            raise ValueError(f"decoding must be one of {', '.join(DECODINGS)}; got {self.decoding!r}")
+        if self.use_vllm:
+            check_generation_kwargs(self.generation_kwargs)  # type: ignore[arg-type]
+        if self.data_seed is not None and self.data_seed != self.seed:
+            logger.warning(f"data_seed: {self.data_seed} has no effect: GRPO orders the rows by seed ({self.seed})")
         try:
             get_reporting_integration_callbacks(self.report_to)  # else found out once the weights are loaded
         except ValueError as error:
@@ -127,6 +135,14 @@ class LEDGRPOConfig(GRPOConfig):
             raise ValueError(
                 SEQUENCE_LEVEL_REFUSAL.format(mode=self.vllm_importance_sampling_mode, decoding=self.decoding)
             )
+
+    @classmethod
+    def standard(cls, args: GRPOConfig) -> "LEDGRPOConfig":
+        """A copy of a plain GRPOConfig: standard decoding and TRL's own loss."""
+        config = object.__new__(cls)
+        vars(config).update({item.name: item.default for item in fields(cls) if item.name not in vars(args)})
+        vars(config).update(vars(args) | {"train_support": "vocabulary"})
+        return config
 
     def _meet_for_deepspeed(self) -> None:
         """Closes two gaps of transformers' `deepspeed` argument: a single process, and processes without GPUs."""
@@ -184,6 +200,10 @@ class LEDGRPOConfig(GRPOConfig):
         values["latent_layers"] = None if self.led_latent_layers is None else tuple(self.led_latent_layers)
         values["draw"] = self.led_draw or ("marginal" if self.vllm_importance_sampling_correction else "coin")
         return DecodingParams(self.decoding, **values)
+
+
+class CheckError(UserError):
+    """A run is well-formed, but what it names cannot be used together, or not at all."""
 
 
 @dataclass

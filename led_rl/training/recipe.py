@@ -10,9 +10,11 @@ from led_rl.training.config import CONFIGS, Recipe
 from led_rl.training.launcher import settings_of_the_launcher
 
 PATH_KEYS = ("deepspeed", "fsdp_config", "dataset")
+DEFAULTS = {"use_vllm": True, "logging_steps": 1}  # of recipes; the configs' own are TRL's
 # Keys of TRL's that would be set without effect here, and what to say instead.
 ELSEWHERE = {
     "reward_weights": "give each entry of `rewards` its own `weight`",
+    "data_seed": "GRPO orders the rows by `seed`",
     "resume_from_checkpoint": "a run goes on from its last whole checkpoint by itself; `resume: never` starts over",
 }
 
@@ -40,10 +42,12 @@ def load_recipe(arguments: Sequence[str], instead: Mapping[str, Any] | None = No
     for key in PATH_KEYS:
         if isinstance(values.get(key), str):
             values[key] = resolved(path, key, values[key])
+    if isinstance(values.get("model_name_or_path"), str):
+        values["model_name_or_path"] = _model_folder(path, values["model_name_or_path"])
 
     def build(config: type) -> Any:
         try:
-            given = values | dict(instead or {})
+            given = DEFAULTS | values | dict(instead or {})
             return config(**{key: value for key, value in given.items() if fields[key][0] is config})
         except (ValueError, TypeError) as error:
             raise RecipeError(f"{path}: {error}") from error
@@ -58,6 +62,12 @@ def load_recipe(arguments: Sequence[str], instead: Mapping[str, Any] | None = No
 def known_keys() -> dict[str, tuple[type, Any]]:
     """Every recipe key -> the config it belongs to, and its type."""
     return keys_of(*CONFIGS)
+
+
+def _model_folder(path: Path, value: str) -> str:
+    """A checkpoint folder, as seen from here or from the recipe's folder; a hub id stays as it is."""
+    tried = [Path(value).expanduser(), path.parent / value, path.parent.parent / value]
+    return next((str(folder) for folder in tried if folder.is_dir()), value)
 
 
 def help_text() -> str:

@@ -1,5 +1,6 @@
 """GRPO with LED rollouts: TRL's trainer, and the few methods in which LEDGRPOTrainer differs."""
 
+import inspect
 import logging
 import time
 from functools import partial
@@ -8,22 +9,28 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import is_peft_model
-from transformers import TrainerCallback
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import get_config_model_id
 
 from led_rl.decoding import PREFIX, check_decoding
 from led_rl.sampler.capture_options import EngineOptions
+from led_rl.training.checkpointing import CheckpointingTrainer
+from led_rl.training.checks.arguments import check_architecture, check_tied_head, check_trainer_arguments
+from led_rl.training.checks.running import (
+    check_gradient,
+    check_logged_column,
+    check_logged_metric,
+    check_rewards,
+)
 from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.correction import finite_or_none, ratio_statistics, token_classes
-from led_rl.training.rollout import LEDVLLMGeneration, rollouts_by
+from led_rl.training.rollout import LEDVLLMGeneration, check_sampling_arguments, rollouts_by
+from led_rl.training.rollout_metrics import cut_short, ending_metrics, lengths_of, mask_cut, rollout_metrics
+from led_rl.training.step_clock import StepClock
 from led_rl.training.supported_loss import Supports, SupportSwitch
-from led_rl.training.turns import Turn, align_turns
+from led_rl.training.turns import Turn, align_turns, stopped
 from rewards import checked_rewards
 
-NO_THOUGHT = (
-    "decoding: {decoding!r}, but no token of this rollout was sampled with it: no prompt ends inside a think part and "
-    "no completion opened one. Use a chat template that opens <think>, or led_think_only: false."
-)
 LEAST_SUPPORT_MASS = 0.95
 LITTLE_MASS = (
     "led/support_mass is {mass:.3f} at step {step}: the policy gives 1 - this to tokens that rollouts cannot sample, "
@@ -33,7 +40,7 @@ LITTLE_MASS = (
 logger = logging.getLogger(__name__)
 
 
-class LEDGRPOTrainer(GRPOTrainer):
+class LEDGRPOTrainer(CheckpointingTrainer):
     """`trl.GRPOTrainer` whose rollouts may be sampled with LED. The only changes to TRL's:
 
     * the rollout engine is `LEDVLLMGeneration`: vLLM that captures latent states, seeded with the run's seed, its
@@ -45,83 +52,140 @@ class LEDGRPOTrainer(GRPOTrainer):
     * logged beside TRL's metrics at every step: `rollout/*` (thinking, answer and total length in tokens, tokens/s),
       `time/*` (rollout, reward, weight_sync, training; seconds, the slowest process) and, with LED, `led/*`
       (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth; none
-      of these with a server, which hands on tokens, log-probabilities and supports alone).
-
+      of these with a server, which hands on tokens, log-probabilities and supports alone), averaged over whole
+      completions, all turns of a tool loop together;
     * with `train_support: sampled`, the log-probabilities of the loss, of the old policy and of the reference model are
       normalised over the ids that the engine could have drawn (supported_loss.py), and so are the entropy metric and
-      the KL term; `led/support_mass` says how much of the policy lies there, `correction/*` how the ratios spread.
+      the KL term; `led/support_mass` says how much of the policy lies there, `correction/*` how the ratios spread;
+    * what would learn nothing in silence is an error: an infinite reward, a gradient that is no number, a dataset
+      smaller than a batch (checks/);
+    * completions that a `stop` string ended are not counted, nor masked, as cut short;
+    * `save_total_limit` leaves copies of checkpoints alone; a run resumed within a batch rolls out in phase.
 
-    The advantages, the form of the loss, the data flow and checkpoints are TRL's.
+    The advantages, the form of the loss and the data flow are TRL's. A plain GRPOConfig trains as with TRL's class.
     """
 
     args: LEDGRPOConfig
     vllm_generation: LEDVLLMGeneration
     _warned_of_mass = False
 
-    def __init__(self, model: Any, reward_funcs: Any = None, args: LEDGRPOConfig | None = None, **kwargs: Any):
-        args = args or LEDGRPOConfig("led-grpo")
-        reward_funcs = checked_rewards(reward_funcs)
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: GRPOConfig | None = None, *positional: Any, **named: Any
+    ):
+        bound = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *positional, **named)
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = LEDGRPOConfig(f"{name.split('/')[-1]}-GRPO")  # as TRL's
+        elif not isinstance(args, LEDGRPOConfig):
+            args = LEDGRPOConfig.standard(args)
+        check_trainer_arguments(args, bound.arguments)
+        reward_funcs = None if reward_funcs is None else checked_rewards(reward_funcs)
         self.decoding = args.decoding_params()
-        self._reward_seconds = 0.0
-        self._rollout_tokens = 0
-        options = EngineOptions()
-        served = args.use_vllm and args.vllm_mode == "server"
-        if served or not self.decoding.is_standard:
-            # A server may have a default decoding: requests for standard decoding say so too.
-            wanted = self.decoding.to_extra_args() or {f"{PREFIX}_decoding": self.decoding.decoding}
-            key = "vllm_xargs" if served else "extra_args"  # a server ignores the latter
-            generation_kwargs: dict[str, Any] = dict(args.generation_kwargs or {})  # type: ignore[arg-type]
-            args.generation_kwargs = {**generation_kwargs, key: {**generation_kwargs.get(key, {}), **wanted}}
-            options = EngineOptions.for_decoding(self.decoding, final_entropy=True)
-        if args.needs_supports and kwargs.get("rollout_func") is not None:
-            raise ValueError(
-                "rollout_func with train_support: sampled: the loss cannot know which tokens a custom rollout could "
-                "have sampled; allowed: train_support: vocabulary"
-            )
+        self.clock = StepClock(self)
         self._turns: list[Turn] = []
+        self._stopped: list[bool] | None = None  # of the last rollout, where stop strings may end completions
         self._supports: Supports | None = None  # of the batch that is scored now
         self._records: list[list[list[int]]] | None = None  # of the rollout at work
-        if args.needs_supports:
-            options = EngineOptions.for_decoding(self.decoding, final_entropy=True, support=True)
-        make_rollouts = partial(
-            LEDVLLMGeneration,
-            decoding=self.decoding,
-            options=options,
-            engine_arguments=dict(args.vllm_engine_arguments or {}),
-            run_seed=args.seed,
-            wants_supports=args.needs_supports,
-        )
-        with rollouts_by(make_rollouts):
-            super().__init__(model, reward_funcs, args, **kwargs)
+        with rollouts_by(partial(self._make_rollouts, args)):
+            super().__init__(model, reward_funcs, args, *positional, **named)
         self._switch = SupportSwitch()
         if args.needs_supports:
             for scored in (self.model, self.ref_model):
                 if scored is not None:
                     scored = self.accelerator.unwrap_model(scored)
                     self._switch.install(scored.get_base_model() if is_peft_model(scored) else scored)
-        self.markers = check_decoding(self.decoding, self._model.config, self._tokenizer)
+        self.markers = check_decoding(self.decoding, self.accelerator.unwrap_model(self._model).config, self._tokenizer)
+        served = args.use_vllm and args.vllm_mode == "server"
         if served and not self.decoding.is_standard and self.accelerator.is_main_process:
             logger.warning("rollouts come from a server: led/* is not logged, rollout/* and time/* are")
-        self.add_callback(_StepClock(self))
+        self.add_callback(self.clock)
+
+    def _make_rollouts(self, args: LEDGRPOConfig, **trl_arguments: Any) -> LEDVLLMGeneration:
+        """The rollout engine; raises before it starts if the model cannot be sampled as the run asks."""
+        served = args.vllm_mode == "server"
+        options, requests = EngineOptions(), {}
+        if served or not self.decoding.is_standard:
+            # A server may have a default decoding: requests for standard decoding say so too.
+            wanted = self.decoding.to_extra_args() or {f"{PREFIX}_decoding": self.decoding.decoding}
+            requests = {"vllm_xargs" if served else "extra_args": wanted}  # a server ignores the latter
+            options = EngineOptions.for_decoding(self.decoding, final_entropy=True)
+        if args.needs_supports:
+            options = EngineOptions.for_decoding(self.decoding, final_entropy=True, support=True)
+        config = trl_arguments["model"].config
+        check_decoding(self.decoding, config, self._tokenizer)
+        check_architecture(config, args)
+        check_tied_head(trl_arguments["model"])
+        check_sampling_arguments(args)
+        return LEDVLLMGeneration(
+            decoding=self.decoding,
+            request_arguments=requests,
+            options=options,
+            engine_arguments=dict(args.vllm_engine_arguments or {}),  # type: ignore[arg-type]
+            run_seed=args.seed,
+            wants_supports=args.needs_supports,
+            **trl_arguments,
+        )
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        # No collective here: within a tool loop a process may have more turns than another.
         completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        self._log_rollout(prompt_ids, completion_ids)
-        if self.args.needs_supports:
-            supports = self.vllm_generation.supports
+        if self.use_vllm:
+            engine, blank = self.vllm_generation, [()] * len(completion_ids)
+            supports = engine.supports if self.args.needs_supports else blank
+            stopped = engine.stopped if engine.wants_endings else blank
             assert supports is not None
-            self._turns += map(Turn, prompt_ids, completion_ids, supports)
+            assert stopped is not None
+            self._turns += map(Turn, prompt_ids, completion_ids, supports, map(bool, stopped))
         return completion_ids, None if logprobs is None else finite_or_none(logprobs)
 
     def _generate(self, prompts: list) -> Any:
         self._turns = []
         generated = super()._generate(prompts)
-        prompt_ids, completion_ids = generated[:2]
-        self._records = align_turns(self._turns, prompt_ids, completion_ids) if self.args.needs_supports else None
+        prompt_ids, completion_ids, tool_mask = generated[:3]
+        if self.args.needs_supports:
+            self._records = align_turns(self._turns, prompt_ids, completion_ids)
+        self._stopped = None
+        if self.use_vllm and self.vllm_generation.wants_endings and self.rollout_func is None:
+            self._stopped = self._correct_endings(prompt_ids, completion_ids, tool_mask)
+        self._log_rollout(prompt_ids, completion_ids, tool_mask)
         return generated
 
+    def _correct_endings(self, prompts: Any, completions: Any, tool_mask: Any) -> list[bool]:
+        """Whether each completion was cut short; replaces TRL's metrics of it, which take stop strings for cuts."""
+        ends = [*self.eos_token_ids, self._tokenizer.pad_token_id]
+        cut = cut_short(completions, stopped(self._turns, prompts, completions), ends)
+        lengths = [len(ids) for ids in completions] if tool_mask is None else [sum(mask) for mask in tool_mask]
+        local = torch.tensor([lengths, cut], device=self.accelerator.device).T.contiguous()  # (completions, 2)
+        all_lengths, all_cut = self.accelerator.gather(local).cpu().T
+        for name, value in ending_metrics(all_lengths, all_cut.bool()).items():
+            self._metrics[self._mode][name][-1] = value
+        return cut
+
+    def _log_rollout(self, prompts: Any, completions: Any, tool_mask: Any) -> None:
+        """Lengths and LED statistics of one rollout, over all processes."""
+        unmarked = self.decoding.think_start == "prompt"
+        lengths = lengths_of(prompts, completions, tool_mask, self.markers, unmarked)
+        statistics = self.vllm_generation.take_statistics() if self.use_vllm else None
+        values = torch.tensor([*lengths, *(statistics or {}).values()], dtype=torch.float64)
+        (*lengths,) = self.accelerator.reduce(values.to(self.accelerator.device, torch.float32), "sum").tolist()
+        if statistics is not None:
+            statistics = dict(zip(statistics, lengths[3:], strict=True))
+        self.clock.tokens += lengths[1]
+        for name, value in rollout_metrics(lengths[:3], statistics, self.decoding, self.markers is not None).items():
+            self.append_metric(name, value)
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
+        masks_cut = self.mask_truncated_completions
+        if self.use_vllm and self.vllm_generation.wants_endings and self.rollout_func is None:
+            self.mask_truncated_completions = False  # TRL's would mask what a stop string ended
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self.mask_truncated_completions = masks_cut
+        if masks_cut and self._stopped is not None:
+            mask_cut(output, torch.tensor(self._stopped, device=self.accelerator.device))
+            counted = output["completion_mask"] * output.get("tool_mask", 1)
+            output["num_items_in_batch"] = self.accelerator.gather(counted.sum()).sum()
         if self._supports is None and self._records is not None:  # nothing was scored on the way
             self._supports = Supports.of(self._records, output["completion_ids"].shape[1], self.accelerator.device)
         if self._supports is not None:
@@ -131,6 +195,10 @@ class LEDGRPOTrainer(GRPOTrainer):
         return output
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        if not self.decoding.is_standard:
+            # off_policy_mask_threshold shall measure how far the policy moved since the rollout, over the supports. Of
+            # log pi - log mu, which TRL takes, LED's exploration is a part that is meant, and corrected for.
+            inputs = {name: value for name, value in inputs.items() if name != "sampling_per_token_logps"}
         if "support_ids" not in inputs:
             return super()._compute_loss(model, inputs)
         self._supports = Supports(inputs["support_ids"], inputs["support_explored"])
@@ -163,7 +231,7 @@ class LEDGRPOTrainer(GRPOTrainer):
         if not count:
             return
         mean = total / count
-        self._append("led/support_mass", mean)
+        self.append_metric("led/support_mass", mean)
         if mean < LEAST_SUPPORT_MASS and not self._warned_of_mass and self.accelerator.is_main_process:
             logger.warning(LITTLE_MASS.format(mass=mean, step=self.state.global_step))
             self._warned_of_mass = True
@@ -182,67 +250,37 @@ class LEDGRPOTrainer(GRPOTrainer):
         weights = token_classes(supports.explored, mask)
         clip_max = self.args.vllm_importance_sampling_clip_max
         for name, value in ratio_statistics(log_ratio, weights, clip_max, reduce).items():
-            self._append(f"correction/{name}", value)
+            self.append_metric(f"correction/{name}", value)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         rewards = super()._calculate_rewards(*args, **kwargs)
-        self._reward_seconds += time.perf_counter() - start
+        self.clock.reward_seconds += time.perf_counter() - start
+        check_rewards(rewards, self.reward_func_names)
         return rewards
 
-    def _log_rollout(self, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> None:
-        """Lengths and LED statistics of one rollout, over all processes."""
-        total = sum(map(len, completion_ids))
-        thought = 0
-        if self.markers is not None:
-            unmarked = self.decoding.think_start == "prompt"
-            for prompt, completion in zip(prompt_ids, completion_ids, strict=True):
-                thought += sum(self.markers.thinking_mask(prompt, completion, unmarked))
-        statistics = self.vllm_generation.take_statistics() if self.use_vllm else None
-        values = torch.tensor(
-            [len(completion_ids), total, thought, *(statistics or {}).values()], dtype=torch.float64
-        ).to(self.accelerator.device, torch.float32)
-        count, total, thought, *sums = self.accelerator.reduce(values, "sum").tolist()
-        self._rollout_tokens += total
-        self._append("rollout/total_length", total / count)
-        if self.markers is not None:
-            self._append("rollout/thinking_length", thought / count)
-            self._append("rollout/answer_length", (total - thought) / count)
-        if statistics is not None and self.decoding.decoding == "led":
-            self._log_led(dict(zip(statistics, sums, strict=True)))
-        elif self.decoding.think_only and not (self.decoding.is_standard or statistics or thought):  # from a server
-            raise RuntimeError(NO_THOUGHT.format(decoding=self.decoding.decoding))
+    def _log_completion_extra(self, column: str, values: list) -> None:
+        check_logged_column(column, self.reward_func_names)
+        super()._log_completion_extra(column, values)
 
-    def _log_led(self, sums: dict[str, float]) -> None:
-        rows, read = sums.pop("rows"), sums.pop("read")
-        if not rows:
-            raise RuntimeError(NO_THOUGHT.format(decoding=self.decoding.decoding))
-        for name, total in sums.items():
-            share = total / (rows if not name.startswith("depth_") else max(read, 1.0))
-            self._append(f"led/{'explored_fraction' if name == 'explored' else name}", share)
-        self._append("led/read_fraction", read / rows)
-
-    def _log_step(self, step_seconds: float) -> None:
-        """Where the wall time of one optimizer step went; the slowest process counts."""
-        rollout, weight_sync = self.vllm_generation.take_seconds() if self.use_vllm else (0.0, 0.0)
-        reward, self._reward_seconds = self._reward_seconds, 0.0
-        training = step_seconds - rollout - weight_sync - reward
-        local = torch.tensor([[rollout, reward, weight_sync, training]], device=self.accelerator.device)
-        slowest = self.accelerator.gather(local).amax(0).tolist()
-        for name, seconds in zip(("rollout", "reward", "weight_sync", "training"), slowest, strict=True):
-            self._append(f"time/{name}", seconds)
-        if slowest[0]:
-            self._append("rollout/tokens_per_second", self._rollout_tokens / slowest[0])
-        self._rollout_tokens = 0
+    def _log_metric(self, name: str, value: float) -> None:
+        check_logged_metric(name)
+        super()._log_metric(name, value)
 
     @property
     def _model(self) -> Any:
         return self.model  # transformers types it as optional
 
-    def _append(self, name: str, value: float) -> None:
-        self._metrics["train" if self._model.training else "eval"][name].append(value)
+    @property
+    def _mode(self) -> str:
+        return "train" if self._model.training else "eval"
+
+    def append_metric(self, name: str, value: float) -> None:
+        """Adds to the metrics of the next log, which holds the mean."""
+        self._metrics[self._mode][name].append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        check_gradient(logs, self.state.global_step, bool(self.args.fp16))
         super().log(logs, start_time)
         depths = [logs[name] for name in sorted(logs, key=_depth_of) if _depth_of(name) >= 0]
         if depths and self.accelerator.is_main_process and "wandb" in (self.args.report_to or []):
@@ -251,20 +289,6 @@ class LEDGRPOTrainer(GRPOTrainer):
             if wandb.run is not None:
                 histogram = (np.array(depths), np.arange(len(depths) + 1) - 0.5)
                 wandb.log({"led/depth": wandb.Histogram(np_histogram=histogram)}, commit=False)
-
-
-class _StepClock(TrainerCallback):
-    """Wall time of each optimizer step, optimizer included, logged before TRL logs the step."""
-
-    def __init__(self, trainer: LEDGRPOTrainer):
-        self.trainer = trainer
-        self.started = 0.0
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.started = time.perf_counter()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer._log_step(time.perf_counter() - self.started)
 
 
 def _depth_of(metric: str) -> int:

@@ -37,6 +37,8 @@ def settings(output_dir, **changes) -> LEDGRPOConfig:
         "max_completion_length": 24,
         "max_steps": STEPS,
         "save_steps": 2,
+        "logging_steps": 1,
+        "use_vllm": True,
         "learning_rate": 1e-3,
         "lr_scheduler_type": "linear",
         "beta": 0.0,

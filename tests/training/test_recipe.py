@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import yaml
 from subprocesses import ROOT
+from trl import GRPOConfig, TrlParser
 
 from led_rl.decoding import DecodingParams
 from led_rl.recipe import RecipeError
@@ -63,8 +64,34 @@ def test_defaults_are_those_under_which_led_trains(recipe_file):
     assert training.vllm_importance_sampling_mode == "token_truncate"
     assert training.vllm_importance_sampling_correction
     assert training.use_vllm
-    assert training.logging_steps == 1
+    assert training.logging_steps == 1  # in recipes
+    assert load_recipe([recipe_file()]).training.use_vllm
     assert (training.led_depth, training.led_k, training.led_exploit, training.led_think_only) == (8, 8, True, True)
+
+
+def test_defaults_that_trl_s_users_meet_are_trl_s(tmp_path):
+    common = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    ours, theirs = vars(LEDGRPOConfig(**common)), vars(GRPOConfig(**common))
+    changed = {name for name, value in theirs.items() if ours[name] != value and not name.startswith("_")}
+    assert changed - {"distributed_state"} == {"vllm_importance_sampling_mode"}
+    assert LEDGRPOConfig(**common, decoding="led").use_vllm  # LED needs it
+    copy = LEDGRPOConfig.standard(GRPOConfig(**common, top_k=5, use_vllm=True))
+    assert (copy.decoding, copy.train_support, copy.needs_supports) == ("standard", "vocabulary", False)
+    assert copy.vllm_importance_sampling_mode == GRPOConfig(**common).vllm_importance_sampling_mode
+
+
+def test_dictionaries_are_read_from_trl_s_command_line(tmp_path):
+    arguments = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false", "--decoding", "led"]
+    arguments += ["--vllm_engine_arguments", '{"max_num_seqs": 16}', "--generation_kwargs", '{"min_tokens": 2}']
+    (config,) = TrlParser(LEDGRPOConfig).parse_args_and_config(arguments)
+    assert config.vllm_engine_arguments == {"max_num_seqs": 16}
+    assert config.generation_kwargs == {"min_tokens": 2}
+    assert (config.decoding, config.use_vllm) == ("led", True)
+
+
+def test_data_seed_has_no_effect_and_says_so(tmp_path, caplog):
+    LEDGRPOConfig(str(tmp_path), use_cpu=True, bf16=False, data_seed=7)
+    assert "data_seed: 7 has no effect" in caplog.text
 
 
 def test_the_command_line_wins_over_the_file(recipe_file):
@@ -234,7 +261,7 @@ def test_the_config_has_led_s_request_keys_with_their_defaults():
 
 
 def supports(tmp_path, **values):
-    config = LEDGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **values)
+    config = LEDGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **({"use_vllm": True} | values))
     return config.train_support, config.needs_supports
 
 

@@ -15,7 +15,7 @@ from led_rl.engines.engine import Sampling
 from led_rl.engines.environment import CPU_ENVIRONMENT
 from led_rl.engines.transformers_engine import TransformersEngine
 from led_rl.training.config import LEDGRPOConfig
-from led_rl.training.rollout import LEDClient, RolloutServerError
+from led_rl.training.rollout_client import LEDClient, RolloutServerError
 from led_rl.training.trainer import LEDGRPOTrainer
 
 LED = DecodingParams("led", k=3, depth=6, draw="marginal")
@@ -54,7 +54,9 @@ def trainer_of(led_server, tiny_model, tmp_path, monkeypatch):
             gradient_checkpointing=False,
             vllm_mode="server",
             vllm_server_base_url=led_server,
-            generation_kwargs={"vllm_xargs": {"led_draw": "marginal"}},
+            use_vllm=True,
+            logging_steps=1,
+            led_draw="marginal",
             model_init_kwargs={"dtype": "float32"},
             log_completions=False,
             disable_tqdm=True,

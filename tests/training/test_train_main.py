@@ -4,74 +4,21 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
-import datasets
-import huggingface_hub
 import pytest
-import yaml
 from conftest import save_tiny_model
+from recipe_files import Built
 from safetensors.torch import load_file
 from servers import free_port
 from subprocesses import BIN, ROOT, run_command
 
 from led_rl import train
-from led_rl.training import build, run_folder
-from led_rl.training.checks import check_recipe
+from led_rl.training.checkpoints import flaw_of
+from led_rl.training.checks.recipe import check_recipe
 from led_rl.training.recipe import load_recipe
 
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k_train.jsonl"
-SHORT = {"save_steps": 2, "max_steps": 2, "max_completion_length": 16, "num_generations": 4}
-
-
-class Built(Exception):
-    """All checks have passed, and the weights would be loaded now."""
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_loaded(monkeypatch):
-    def build_trainer(recipe, checked):
-        raise Built
-
-    monkeypatch.setattr(build, "build_trainer", build_trainer)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return SimpleNamespace(
-        thinks=str(save_tiny_model(folder / "thinks", layers=6)),
-        cannot=str(save_tiny_model(folder / "cannot", layers=6, think_tokens=False)),
-    )
-
-
-@pytest.fixture
-def run_file(tmp_path, models):
-    """`run_file(**changes)`: path of a recipe that is sound but for the changes, with eight rows of data."""
-    data = tmp_path / "rows.jsonl"
-    data.write_text("\n".join(json.dumps({"problem": f"{i}+1?", "answer": str(i + 1)}) for i in range(8)))
-
-    def write(**changes):
-        values = {
-            "model_name_or_path": models.thinks,
-            "dataset": str(data),
-            "answer_column": "answer",
-            "rewards": [{"name": "math_answer", "workers": 1}],
-            "decoding": "led",
-            "led_depth": 4,
-            "output_dir": str(tmp_path / "out"),
-            "use_cpu": True,
-            "bf16": False,
-            "per_device_train_batch_size": 8,
-            **SHORT,
-        }
-        path = tmp_path / "run.yaml"
-        path.write_text(yaml.safe_dump(values | changes), encoding="utf-8")
-        return str(path)
-
-    return write
+pytestmark = pytest.mark.usefixtures("nothing_is_loaded")
 
 
 def test_a_sound_recipe_passes_all_checks(run_file):
@@ -79,20 +26,6 @@ def test_a_sound_recipe_passes_all_checks(run_file):
         train.main([run_file()])
     with pytest.raises(Built):
         train.main([run_file(decoding="standard", led_depth=99)])
-
-
-@pytest.fixture
-def refused(capsys):
-    """`refused(arguments)`: the one line that train.py leaves on stderr, with exit status 2."""
-
-    def run(arguments):
-        capsys.readouterr()
-        assert train.main(arguments) == 2
-        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1
-        return errors[0].removeprefix("error: ")
-
-    return run
 
 
 def test_a_recipe_error_is_one_line_with_exit_status_2(run_file, refused, tmp_path):
@@ -212,61 +145,6 @@ def test_rewards_that_do_not_exist(run_file, refused):
         assert part in message
 
 
-def leave_run(folder, values, checkpoints, finished=None):
-    """What a run leaves behind: its record, whole checkpoints and, if it is finished, its state."""
-    for step, whole in checkpoints.items():
-        (folder / f"checkpoint-{step}").mkdir(parents=True)
-        (folder / f"checkpoint-{step}" / "model.safetensors").touch()
-        if whole:
-            (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    folder.mkdir(exist_ok=True)
-    (folder / run_folder.RECORD).write_text(json.dumps(values, default=str))
-    if finished is not None:
-        (folder / "trainer_state.json").write_text(json.dumps({"global_step": finished, "max_steps": finished}))
-
-
-def test_the_last_whole_checkpoint_is_resumed(run_file, tmp_path, capsys):
-    recipe = load_recipe([run_file()])
-    assert run_folder.last_checkpoint(recipe) is None
-    leave_run(tmp_path / "out", recipe.values, {2: True, 9: True, 10: True, 12: False})
-    assert run_folder.last_checkpoint(recipe) == str(tmp_path / "out" / "checkpoint-10")  # 12 was cut short
-    assert run_folder.last_checkpoint(load_recipe([run_file(resume="never")])) is None
-    with pytest.raises(Built):
-        train.main([run_file(max_steps=50)])  # a longer run goes on
-    assert "resuming from" in capsys.readouterr().out
-
-
-def test_a_finished_run_is_left_alone(run_file, tmp_path, capsys):
-    leave_run(tmp_path / "out", load_recipe([run_file()]).values, {2: True}, finished=2)
-    assert train.main([run_file()]) == 0
-    assert "nothing to do" in capsys.readouterr().out
-    for change in ({"max_steps": 3}, {"resume": "never"}):
-        with pytest.raises(Built):
-            train.main([run_file(**change)])
-
-
-def test_the_run_of_another_recipe_is_refused_with_the_differences(run_file, refused, tmp_path):
-    leave_run(tmp_path / "out", load_recipe([run_file()]).values, {2: True}, finished=2)
-    message = refused([run_file(led_k=4, decoding="standard")])
-    for part in ("run.yaml", str(tmp_path / "out"), "decoding: 'led' then, 'standard' now", "led_k: None then, 4 now"):
-        assert part in message
-    assert "--resume never" in message
-    with pytest.raises(Built):
-        train.main([run_file(led_k=4, resume="never")])
-
-
-def test_starting_over_sets_the_former_run_aside(run_file, tmp_path):
-    recipe = load_recipe([run_file()])
-    for n in (1, 2):
-        leave_run(tmp_path / "out", recipe.values, {2: True, 4: False}, finished=2)
-        run_folder.set_aside(tmp_path / "out")
-        assert (tmp_path / "out" / f"former-{n}" / "checkpoint-2" / "trainer_state.json").is_file()
-    assert run_folder.last_checkpoint(recipe) is None
-    assert not run_folder.is_finished(recipe)
-    run_folder.set_aside(tmp_path / "out")  # nothing is left to set aside
-    assert len(list((tmp_path / "out").glob("former-*"))) == 2
-
-
 def test_help_lists_the_keys(capsys):
     assert train.main(["--help"]) == 0
     assert "led_depth (int; default 8)" in capsys.readouterr().out
@@ -379,6 +257,7 @@ def test_zero_trains_on_two_processes(models, tmp_path, nodes):
         assert entry["led/depth_0"] == 1
         assert entry["led/support_mass"] == pytest.approx(1.0, abs=1e-5)
     states = sorted(path.name for path in (out / "checkpoint-2" / "global_step2").iterdir())
+    assert flaw_of(out / "checkpoint-2") is None
     for rank in (0, 1):
         assert any(f"zero_pp_rank_{rank}_" in name and "optim_states" in name for name in states), states
     before, after = (load_file(f"{folder}/model.safetensors") for folder in (models.thinks, out))

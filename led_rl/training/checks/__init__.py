@@ -1,0 +1,1 @@
+"""What a run needs, checked before anything expensive starts, and what its rewards and gradients must not do."""
