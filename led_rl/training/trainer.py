@@ -79,6 +79,7 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
         elif not isinstance(args, LEDGRPOConfig):
             args = LEDGRPOConfig.standard(args)
         check_trainer_arguments(args, bound.arguments)
+        reward_funcs = None if reward_funcs is None else checked_rewards(reward_funcs)
         self.decoding = args.decoding_params()
         self.clock = StepClock(self)
         self._turns: list[Turn] = []
@@ -86,7 +87,7 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
         self._supports: Supports | None = None  # of the batch that is scored now
         self._records: list[list[list[int]]] | None = None  # of the rollout at work
         with rollouts_by(partial(self._make_rollouts, args)):
-            super().__init__(model, checked_rewards(reward_funcs), args, *positional, **named)
+            super().__init__(model, reward_funcs, args, *positional, **named)
         self._switch = SupportSwitch()
         if args.needs_supports:
             for scored in (self.model, self.ref_model):
