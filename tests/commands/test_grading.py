@@ -11,7 +11,7 @@ import pytest
 
 from led_rl.cli import main
 from led_rl.data import read_rows, to_prompts
-from led_rl.evaluation.problems import load_problems
+from led_rl.evaluation.benchmarks import Benchmark, read_problems
 
 ROWS = [
     {"id": "a", "prediction": r"<think>x</think> \boxed{1/2}", "gold": "0.5", "source": "kept"},
@@ -184,7 +184,7 @@ def test_files_of_other_systems_are_read_alike(tmp_path):
     rows = read_rows(str(source))
     assert [row["id"] for row in rows] == ids
     assert to_prompts(rows, "in.jsonl")["prompt"][2][0]["content"] == ids[2]
-    assert [problem.problem for problem in load_problems(source)] == ids
+    assert [problem.problem for problem in read_problems(Benchmark("own", source=str(source)))] == ids
 
 
 def test_a_killed_run_leaves_a_file_that_can_be_completed(tmp_path):
