@@ -140,7 +140,7 @@ def test_an_undrawable_row_is_drawn_as_vllm_draws_it_and_no_other_changes(backen
 def interpreted():
     """By case: None, or its error in Triton's interpreter."""
     pytest.importorskip("triton")
-    output = run_command(sys.executable, __file__, TRITON_INTERPRET="1", PYTHONPATH="tests", timeout=400)
+    output = run_command(sys.executable, __file__, TRITON_INTERPRET="1", PYTHONPATH="tests", timeout=900)
     return json.loads(output.splitlines()[-1])
 
 
