@@ -567,6 +567,7 @@ def test_the_command_runs_end_to_end_on_a_tiny_model(tmp_path, capsys):
     assert "led − standard" in printed
     assert "corrected (Holm) over the" in printed
     assert "no difference shown" in printed
+    assert "Evaluation out" in (tmp_path / "out" / "report.html").read_text()
     records = read_records(tmp_path / "out")
     assert {(record["checkpoint"], record["arm"]) for record in records} == {
         (model, arm) for model in ("base", "trained") for arm in ARMS
@@ -580,6 +581,7 @@ def test_the_command_runs_end_to_end_on_a_tiny_model(tmp_path, capsys):
     assert "arms.led.sampling.temperature: recorded 1.0, now 0.7" in capsys.readouterr().err
     for wrong, message in (
         (["--model", "x=1", "x=2"], "two checkpoints are called 'x'"),
+        (["--report_to", "mlflow"], "report_to must be of wandb, tensorboard, none; got 'mlflow'"),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl' does not exist"),
         (["--reward-options", "[]"], "key 'reward_options': dict[str, Any] expected, got []"),
         (["--depth", "9"], "led_depth=9"),
