@@ -137,7 +137,6 @@ def test_messages_in_the_problem_column_are_the_prompt(run_file, refused, tmp_pa
     [
         ({"problem": "2+2?", "answer": "4", "level": "three"}, "level", "three"),
         ({"problem": "2+2?", "answer": "4", "level": 2**70}, "level", "1180591620717411303424"),
-        ({"problem": "2+\ud8002?", "answer": "4", "level": 1}, "problem", "surrogates"),
         ({"problem": "2+2?", "answer": "4", "level": {"a": 1}}, "level", "{'a': 1}"),
     ],
 )

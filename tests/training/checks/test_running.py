@@ -41,4 +41,4 @@ def test_names_of_the_run_s_own_columns_and_metrics_are_taken():
 
 
 def test_a_step_without_any_reward_has_a_progress_line():
-    assert describe(3, 9, {"reward": None, "rollout/total_length": 4.0}) == "step 3/9 | reward none given | tokens 4"
+    assert describe(3, 9, {"reward": None, "rollout/total_length": 4.0}) == "step 3/9 | reward none | tokens 4"
