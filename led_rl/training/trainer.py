@@ -16,12 +16,7 @@ from led_rl.decoding import PREFIX, check_decoding
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.training.checkpointing import CheckpointingTrainer
 from led_rl.training.checks.arguments import check_architecture, check_tied_head, check_trainer_arguments
-from led_rl.training.checks.running import (
-    check_gradient,
-    check_logged_column,
-    check_logged_metric,
-    check_rewards,
-)
+from led_rl.training.checks.running import check_gradient, check_rewards
 from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.correction import finite_or_none, ratio_statistics, token_classes
 from led_rl.training.rollout import LEDVLLMGeneration, check_sampling_arguments, rollouts_by
@@ -258,14 +253,6 @@ class LEDGRPOTrainer(CheckpointingTrainer):
         self.clock.reward_seconds += time.perf_counter() - start
         check_rewards(rewards, self.reward_func_names)
         return rewards
-
-    def _log_completion_extra(self, column: str, values: list) -> None:
-        check_logged_column(column, self.reward_func_names)
-        super()._log_completion_extra(column, values)
-
-    def _log_metric(self, name: str, value: float) -> None:
-        check_logged_metric(name)
-        super()._log_metric(name, value)
 
     @property
     def _model(self) -> Any:

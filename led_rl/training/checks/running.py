@@ -8,15 +8,6 @@ import torch
 
 from led_rl.decoding import UserError
 
-# Columns of TRL's table of completions, and metrics that TRL, transformers and the trainer log.
-TABLE = ("step", "prompt", "completion", "advantage", "image")
-METRICS = (
-    "loss", "grad_norm", "learning_rate", "epoch", "reward", "reward_std", "frac_reward_zero_std", "entropy", "kl",
-    "aux_loss", "num_tokens", "step_time", "total_flos",
-)  # fmt: skip
-FAMILIES = ("rewards", "completions", "clip_ratio", "sampling", "tools", "profiling", "led", "rollout", "time",
-            "correction", "vespo", "eval", "train")  # fmt: skip
-
 
 class TrainingError(UserError, RuntimeError):
     """A run that cannot go on: what it would learn from, or its weights, are no numbers."""
@@ -25,7 +16,8 @@ class TrainingError(UserError, RuntimeError):
 def check_rewards(rewards: torch.Tensor, names: Sequence[str]) -> None:
     """Raises TrainingError if one of (completions, functions) rewards is infinite; NaN is None, which is left out.
 
-    The mean of its group would be infinite and every advantage of the group NaN, or 0 with a loss of 0.
+    The mean of its group would be infinite and every advantage of the group NaN, or 0 with a loss of 0. Reward functions
+    are checked where they are called (rewards/calling.py); reward models and environments here.
     """
     infinite = torch.isinf(rewards)
     if infinite.any():
@@ -46,17 +38,3 @@ def check_gradient(logs: dict[str, Any], step: int, loss_is_scaled: bool) -> Non
         "transformers would log a loss of 0 from here on. Look at the weights that the run started from, at "
         "learning_rate and at max_grad_norm; the checkpoints of earlier steps are as they were"
     )
-
-
-def check_logged_column(column: str, rewards: Sequence[str]) -> None:
-    """Raises TrainingError for a name of log_extra that is a column of the table of completions already."""
-    if column in TABLE or column in rewards:
-        taken = ", ".join([*TABLE, *rewards])
-        raise TrainingError(f"log_extra: column {column!r} would overwrite the run's own; taken are {taken}")
-
-
-def check_logged_metric(name: str) -> None:
-    """Raises TrainingError for a name of log_metric that is a metric of the run already."""
-    if name in METRICS or (name.partition("/")[0] in FAMILIES and "/" in name):
-        taken = ", ".join([*METRICS, *(f"{family}/*" for family in FAMILIES)])
-        raise TrainingError(f"log_metric: {name!r} would be mixed into the run's own metric; taken are {taken}")
