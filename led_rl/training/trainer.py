@@ -16,10 +16,7 @@ from led_rl.decoding import PREFIX, check_decoding
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.training.checkpointing import CheckpointingTrainer
 from led_rl.training.checks.arguments import check_architecture, check_tied_head, check_trainer_arguments
-from led_rl.training.checks.running import (
-    check_gradient,
-    check_rewards,
-)
+from led_rl.training.checks.running import check_gradient, check_rewards
 from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.correction import finite_or_none, ratio_statistics, token_classes
 from led_rl.training.evaluation_callback import LiveEvaluation, options_for_evaluation

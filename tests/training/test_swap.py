@@ -80,13 +80,13 @@ def test_a_run_resumed_within_a_batch_rolls_out_where_the_unbroken_run_does(fact
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        ("infinite reward", "gave inf for completion 8 of 8"),
-        ("taken column", "log_extra: column 'prompt' would overwrite"),
-        ("taken metric", "log_metric: 'loss' would be mixed"),
+        ("infinite reward", "returned inf for row 8"),
+        ("taken column", "logs a column 'prompt', which the table"),
+        ("taken metric", "logs a metric 'loss', which is one of"),
         ("weights", "the gradient of step 1 is nan"),
         ("few rows", "has 1 rows, and a batch takes 2 prompts"),
         ("no evaluation set", "without an eval_dataset"),
-        ("too deep", "led_depth=99: the model has 8"),
+        ("too deep", "led_depth=99 reads 99 layers, but the model has 8"),
     ],
 )
 def test_what_would_learn_nothing_in_silence_is_an_error(facts_of, job, message):

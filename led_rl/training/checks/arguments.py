@@ -6,6 +6,7 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from transformers.trainer_utils import IntervalStrategy
 
 from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
 from led_rl.training.config import CheckError, LEDGRPOConfig
@@ -20,8 +21,8 @@ def check_trainer_arguments(args: LEDGRPOConfig, given: Mapping[str, Any]) -> No
         )
     if args.eval_strategy != "no" and given.get("eval_dataset") is None:
         raise CheckError(
-            f"eval_strategy: {args.eval_strategy!s} without an eval_dataset (in a recipe: or eval_benchmarks); allowed "
-            "besides: eval_strategy: no"
+            f"eval_strategy: {IntervalStrategy(args.eval_strategy).value} without an eval_dataset (in a recipe: or "
+            "eval_benchmarks); allowed besides: eval_strategy: no"
         )
     if isinstance(given.get("train_dataset"), Sized):
         check_number_of_rows(len(given["train_dataset"]), args)

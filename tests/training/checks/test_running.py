@@ -1,13 +1,9 @@
-"""Rewards and gradients that are no numbers end a run; names that are taken are refused."""
+"""Rewards and gradients that are no numbers end a run."""
 
 import pytest
 import torch
 
-from led_rl.training.checks.running import (
-    TrainingError,
-    check_gradient,
-    check_rewards,
-)
+from led_rl.training.checks.running import TrainingError, check_gradient, check_rewards
 from led_rl.training.progress import describe
 
 
@@ -27,4 +23,4 @@ def test_a_gradient_that_is_no_number_is_an_error():
 
 
 def test_a_step_without_any_reward_has_a_progress_line():
-    assert describe(3, 9, {"reward": None, "rollout/total_length": 4.0}) == "step 3/9 | reward none given | tokens 4"
+    assert describe(3, 9, {"reward": None, "rollout/total_length": 4.0}) == "step 3/9 | reward none | tokens 4"
