@@ -16,8 +16,8 @@ class TrainingError(UserError, RuntimeError):
 def check_rewards(rewards: torch.Tensor, names: Sequence[str]) -> None:
     """Raises TrainingError if one of (completions, functions) rewards is infinite; NaN is None, which is left out.
 
-    The mean of its group would be infinite and every advantage of the group NaN, or 0 with a loss of 0. Reward functions
-    are checked where they are called (rewards/calling.py); reward models and environments here.
+    The mean of its group would be infinite and every advantage of the group NaN, or 0 with a loss of 0. Reward
+    functions are checked where they are called (rewards/calling.py); reward models and environments here.
     """
     infinite = torch.isinf(rewards)
     if infinite.any():
