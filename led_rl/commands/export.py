@@ -21,9 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder of the logs, or the Parquet file")
     options = parser.parse_args(argv)
 
-    from led_rl.reporting.evaluation_folder import read_evaluation
-    from led_rl.reporting.inspect_log import write_inspect_logs
-    from led_rl.reporting.parquet import write_parquet
+    from led_rl.reporting.evaluation.folder import read_evaluation
+    from led_rl.reporting.evaluation.inspect_log import write_inspect_logs
+    from led_rl.reporting.evaluation.parquet import write_parquet
 
     folder = read_evaluation(options.folder)
     try:

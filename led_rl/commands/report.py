@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from led_rl.commands.arguments import Parser, number, output_folder
-from led_rl.reporting.sample_browser import PAGE_MEGABYTES
+from led_rl.reporting.evaluation.sample_browser import PAGE_MEGABYTES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     from led_rl.reporting.console import console_table
-    from led_rl.reporting.evaluation_folder import read_evaluation
-    from led_rl.reporting.publish import publish
+    from led_rl.reporting.evaluation.folder import read_evaluation
+    from led_rl.reporting.evaluation.publish import publish
 
     evaluation = read_evaluation(options.folder)
     output = output_folder(options.output or options.folder)

@@ -59,7 +59,7 @@ class Plan:
 
     Attributes:
         chunk_size: problems of a block: the unit whose times are compared. By default 32, or as many as make 8 blocks.
-        keep: samples per problem whose token ids are recorded with the verdicts (for layer_entropy.py).
+        keep: samples per problem whose token ids are recorded with the verdicts (for layers/entropy.py).
         comparisons: (arm, baseline) pairs to compare; by default every arm with the baselines of its temperature.
         settings: further settings to record and to insist on.
         environment: versions and machine; recorded, not insisted on.

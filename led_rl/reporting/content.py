@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from led_rl.evaluation.estimates import Estimate
-from led_rl.evaluation.layer_entropy import LayerEntropies
+from led_rl.evaluation.layers.entropy import LayerEntropies
 from led_rl.evaluation.summary import SummaryRow, pass_ks
 from led_rl.reporting.histories import Histories
 

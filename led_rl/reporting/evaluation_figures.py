@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from led_rl.evaluation.estimates import Z95, shows_difference
-from led_rl.evaluation.layer_entropy import LayerEntropies, entropy_change
+from led_rl.evaluation.layers.entropy import LayerEntropies, entropy_change
 from led_rl.evaluation.summary import SummaryRow, pass_ks
 from led_rl.reporting.style import (
     FAINT,

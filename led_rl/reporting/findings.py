@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from led_rl.evaluation.estimates import Z95, Estimate, shows_difference
-from led_rl.evaluation.layer_entropy import entropy_change
+from led_rl.evaluation.layers.entropy import entropy_change
 from led_rl.evaluation.summary import MINUS, SummaryRow
 from led_rl.reporting.content import Metric, Report, format_estimate, metrics_of, number_text
 from led_rl.reporting.histories import series

@@ -16,8 +16,8 @@ from led_rl.evaluation.estimates import shows_difference
 from led_rl.evaluation.records import flattened
 from led_rl.evaluation.summary import SummaryRow
 from led_rl.reporting.content import SHARE, Metric, Report, format_estimate, metrics_of, sample_sizes
+from led_rl.reporting.evaluation.sample_browser import SampleBrowser
 from led_rl.reporting.findings import findings
-from led_rl.reporting.sample_browser import SampleBrowser
 from led_rl.reporting.style import colour
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from led_rl.evaluation.summary import SummaryRow
 from led_rl.reporting.content import Report, format_estimate, metrics_of, sample_sizes
-from led_rl.reporting.evaluation_folder import EvaluationFolder
+from led_rl.reporting.evaluation.folder import EvaluationFolder
 from led_rl.reporting.findings import findings
 
 COLUMNS = ("benchmark", "checkpoint", "arm", "compares", "metric", "value", "low", "high", "n", "p_value", "p_holm")

@@ -149,7 +149,7 @@ def entropies(size: Size, records: Sequence[Any]) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from led_rl.evaluation.layer_entropy import layer_entropies, recorded_sequences
+    from led_rl.evaluation.layers.entropy import layer_entropies, recorded_sequences
 
     sequences, masks = recorded_sequences(records, "base", "standard")
     folders = {"base": str(size.folder / "base")}

@@ -8,8 +8,8 @@ import pytest
 from evaluation_folders import write_folder
 
 from led_rl.cli import main as run_cli
-from led_rl.reporting.evaluation_folder import read_evaluation
-from led_rl.reporting.evaluation_log import arm_curves, log_evaluation
+from led_rl.reporting.evaluation.folder import read_evaluation
+from led_rl.reporting.evaluation.log import arm_curves, log_evaluation
 
 BLOCK = 32768  # bytes of a block of a run's file, in the format of LevelDB's logs
 
@@ -92,7 +92,7 @@ def test_a_run_that_w_and_b_refuses_is_one_line(folder, monkeypatch, capsys, tmp
 def test_tensorboard_gets_the_scalars(folder, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from led_rl.reporting.evaluation_log import write_tensorboard
+    from led_rl.reporting.evaluation.log import write_tensorboard
 
     written = write_tensorboard(folder, tmp_path)
     assert [path.rsplit("/", 1)[1] for path in written] == ["standard", "top_k_control", "led"]

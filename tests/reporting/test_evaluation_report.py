@@ -16,17 +16,17 @@ from evaluation_folders import write_folder
 from led_rl.cli import main as run_cli
 from led_rl.evaluation.arms import sweeps
 from led_rl.evaluation.summary import summarise
-from led_rl.reporting.evaluation_folder import read_evaluation
-from led_rl.reporting.evaluation_panels import (
+from led_rl.reporting.evaluation.folder import read_evaluation
+from led_rl.reporting.evaluation.panels import (
     checkpoint_panels,
     length_panels,
     steps_of,
     temperature_panels,
     truncation_panels,
 )
-from led_rl.reporting.evaluation_report import write_evaluation_report
-from led_rl.reporting.sample_browser import sample_browser
-from led_rl.reporting.token_texts import TokenTexts
+from led_rl.reporting.evaluation.report import write_evaluation_report
+from led_rl.reporting.evaluation.sample_browser import sample_browser
+from led_rl.reporting.evaluation.token_texts import TokenTexts
 
 
 def unpacked(packed):

@@ -7,8 +7,8 @@ import pytest
 from evaluation_folders import HOSTILE, write_folder
 
 from led_rl.cli import main as run_cli
-from led_rl.reporting.evaluation_folder import read_evaluation
-from led_rl.reporting.storable_text import storable
+from led_rl.reporting.evaluation.folder import read_evaluation
+from led_rl.reporting.evaluation.storable_text import storable
 
 needs_inspect = pytest.mark.skipif(
     importlib.util.find_spec("inspect_ai") is None, reason="needs inspect_ai: pip install led-rl[inspect]"

@@ -4,8 +4,8 @@ import pytest
 from chromium import BROWSER, tab
 from evaluation_folders import HOSTILE, write_folder
 
-from led_rl.reporting.evaluation_folder import read_evaluation
-from led_rl.reporting.evaluation_report import write_evaluation_report
+from led_rl.reporting.evaluation.folder import read_evaluation
+from led_rl.reporting.evaluation.report import write_evaluation_report
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a Chromium: apt-get install chromium")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from led_rl.evaluation.estimates import Estimate
-from led_rl.evaluation.layer_entropy import LayerEntropies, _ratio_of_sums
+from led_rl.evaluation.layers.entropy import LayerEntropies, _ratio_of_sums
 from led_rl.evaluation.summary import SummaryRow, summarise
 from led_rl.reporting.console import console_table
 from led_rl.reporting.content import SMALL_MODEL_CAVEAT, Metric, Report, format_estimate

@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from led_rl.reporting.evaluation_folder import read_evaluation
-from led_rl.reporting.evaluation_log import log_evaluation, write_tensorboard
-from led_rl.reporting.evaluation_report import write_evaluation_report
-from led_rl.reporting.sample_browser import PAGE_MEGABYTES
+from led_rl.reporting.evaluation.folder import read_evaluation
+from led_rl.reporting.evaluation.log import log_evaluation, write_tensorboard
+from led_rl.reporting.evaluation.report import write_evaluation_report
+from led_rl.reporting.evaluation.sample_browser import PAGE_MEGABYTES
 
 
 def publish(

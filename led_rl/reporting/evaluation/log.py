@@ -9,9 +9,9 @@ from typing import Any
 
 from led_rl.decoding import UserError
 from led_rl.evaluation.summary import MINUS, SummaryRow
-from led_rl.reporting.evaluation_folder import EvaluationFolder, read_evaluation
-from led_rl.reporting.evaluation_panels import steps_of
-from led_rl.reporting.storable_text import storable
+from led_rl.reporting.evaluation.folder import EvaluationFolder, read_evaluation
+from led_rl.reporting.evaluation.panels import steps_of
+from led_rl.reporting.evaluation.storable_text import storable
 
 TRACKERS = ("wandb", "tensorboard")
 STEP = "evaluation/step"  # of the checkpoint, or its place where names hold no step

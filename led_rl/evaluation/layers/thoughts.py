@@ -9,8 +9,8 @@ import torch
 
 from led_rl.data import PROBLEM_COLUMNS, read_jsonl
 from led_rl.decoding import UserError
-from led_rl.evaluation.analysis import Thought
 from led_rl.evaluation.completion_log import read_completions
+from led_rl.evaluation.layers.analysis import Thought
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
 

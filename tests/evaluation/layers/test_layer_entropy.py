@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen3Config
 
-from led_rl.evaluation.layer_entropy import entropy_change, layer_entropies, recorded_sequences
+from led_rl.evaluation.layers.entropy import entropy_change, layer_entropies, recorded_sequences
 
 VOCAB, LAYERS = 37, 3
 SHAPE = {
@@ -84,7 +84,7 @@ def test_entropies_equal_a_per_token_loop(config_class, temperature, latent_norm
 def test_batching_and_order_do_not_matter(batch_size, monkeypatch):
     model, (sequences, masks) = tiny_model(), random_sequences(9)
     reference = layer_entropies(model, sequences, masks, batch_size=2)
-    monkeypatch.setattr("led_rl.evaluation.layer_entropy._LOGITS_AT_ONCE", VOCAB * 5)
+    monkeypatch.setattr("led_rl.evaluation.layers.entropy._LOGITS_AT_ONCE", VOCAB * 5)
     result = layer_entropies(model, sequences[::-1], masks[::-1], batch_size=batch_size)
     np.testing.assert_allclose(result.mean, reference.mean, atol=1e-9)
     np.testing.assert_allclose(result.standard_error, reference.standard_error, atol=1e-9)

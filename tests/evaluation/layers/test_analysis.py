@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPTNe
 
 from led_rl.cli import main
 from led_rl.decoding import DecodingParams
-from led_rl.evaluation import analysis as analysis_module
-from led_rl.evaluation import layer_reader
-from led_rl.evaluation.analysis import MEASURES, SCALARS, Thought, analyse
-from led_rl.evaluation.analysis_verdict import as_json, judge
 from led_rl.evaluation.estimates import Estimate
-from led_rl.evaluation.layer_reader import LayerReader
+from led_rl.evaluation.layers import analysis as analysis_module
+from led_rl.evaluation.layers import reader as layer_reader
+from led_rl.evaluation.layers.analysis import MEASURES, SCALARS, Thought, analyse
+from led_rl.evaluation.layers.reader import LayerReader
+from led_rl.evaluation.layers.verdict import as_json, judge
 
 VOCAB, LAYERS, K, T = 37, 4, 5, 0.7
 SHAPE = {
@@ -170,7 +170,7 @@ def test_positions_are_spread_and_counted():
 
 def with_figures(monkeypatch, **figures):
     """The outcome for given (low, high) of each figure."""
-    from led_rl.evaluation import analysis_verdict
+    from led_rl.evaluation.layers import verdict as analysis_verdict
 
     found = analyse(LayerReader(tiny("llama")), thoughts(), DecodingParams("led", depth=3, k=K), T)
     ends = {"hidden": figures["hidden"], "latent_overlap": figures["overlap"]}

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from led_rl.evaluation.analysis import CONFIDENT, MEASURES, POSITION_BINS, SCALARS, Analysis
 from led_rl.evaluation.estimates import Estimate, proportion_interval, ratio_difference, ratio_interval
+from led_rl.evaluation.layers.analysis import CONFIDENT, MEASURES, POSITION_BINS, SCALARS, Analysis
 
 THRESHOLDS = {"gain": 0.1, "hidden": 0.05, "overlap": 0.25}
 MEANING = {

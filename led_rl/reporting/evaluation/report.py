@@ -7,8 +7,8 @@ from led_rl.evaluation.arms import sweeps
 from led_rl.evaluation.remarks import remarks
 from led_rl.evaluation.slopes import slopes
 from led_rl.reporting.content import Report
-from led_rl.reporting.evaluation_folder import EvaluationFolder
-from led_rl.reporting.evaluation_panels import (
+from led_rl.reporting.evaluation.folder import EvaluationFolder
+from led_rl.reporting.evaluation.panels import (
     Panel,
     checkpoint_panels,
     difference_panels,
@@ -17,10 +17,10 @@ from led_rl.reporting.evaluation_panels import (
     temperature_panels,
     truncation_panels,
 )
+from led_rl.reporting.evaluation.sample_browser import PAGE_MEGABYTES, sample_browser
 from led_rl.reporting.page import PageFigure, page
 from led_rl.reporting.report import svg, write_page
 from led_rl.reporting.result_tables import csv_table, markdown_report
-from led_rl.reporting.sample_browser import PAGE_MEGABYTES, sample_browser
 
 PAGE, MARKDOWN, CSV = "report.html", "report.md", "report.csv"
 # section -> name, title, caption, what draws it. A figure that the folder has nothing for is left out.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from led_rl.evaluation.estimates import Floats
-from led_rl.evaluation.layer_reader import LayerReader
+from led_rl.evaluation.layers.reader import LayerReader
 from led_rl.evaluation.records import Record
 
 _LOGITS_AT_ONCE = 1 << 24

@@ -15,7 +15,7 @@ from led_rl.evaluation.arms import sweeps
 from led_rl.evaluation.estimates import Estimate, Floats, shows_difference
 from led_rl.evaluation.records import Record
 from led_rl.evaluation.summary import SummaryRow, pass_ks
-from led_rl.reporting.evaluation_folder import EvaluationFolder, group_of
+from led_rl.reporting.evaluation.folder import EvaluationFolder, group_of
 from led_rl.reporting.style import FAINT, HIGHER, INK, LOWER, MARKERS, colour, percent_axis, styled
 
 SIZE = (5.0, 3.3)  # inches

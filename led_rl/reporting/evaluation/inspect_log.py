@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from led_rl.decoding import UserError
-from led_rl.reporting.evaluation_folder import EvaluationFolder, Group, Place
-from led_rl.reporting.storable_text import storable
+from led_rl.reporting.evaluation.folder import EvaluationFolder, Group, Place
+from led_rl.reporting.evaluation.storable_text import storable
 
 SCORER = "led_rl"
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from led_rl.decoding import DecodingParams
 from led_rl.evaluation.estimates import Floats
-from led_rl.evaluation.layer_reader import LayerReader
+from led_rl.evaluation.layers.reader import LayerReader
 from led_rl.led import EPS, combine, entropy
 
 MEASURES = ("entropy", "top1", "top2", "top_k", "candidate_mass", "overlap", "candidate_entropy")
