@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 
 READ = 5_000  # characters at the end of the text that are searched
+MOST_CANDIDATES = 20  # numbers and formulas of one sentence
 _ANSWER_IS = re.compile(
     r"\banswers?\b(?:\s+(?:to|for|of)\b[^.:\n]{0,80})?[\s*_]*(?P<verb>(?:is|are|equals|would be|must be|should be|=|:)"
     r"(?:\s+(?:therefore|thus|simply|just|then|exactly|equal to))*)[\s:*_]*",
@@ -99,7 +100,9 @@ def _statement(text: str) -> str | None:
     answer = None
     for match in _ANSWER_IS.finditer(text):
         rest = text[match.end() :]
-        if _NEGATION.match(rest.lstrip(" *_")) or _NEGATED_BEFORE.search(text[: match.start()]):
+        if _NEGATION.match(rest.lstrip(" *_")) or _NEGATED_BEFORE.search(
+            text[max(0, match.start() - 50) : match.start()]
+        ):
             continue
         end = re.search(r"\n|\.(?=\s|$)|[;!?](?=\s|$)|,\s+(?=[a-z]{3,})|\s+(?:because|since|but|not|as|which)\b", rest)
         if end and end[0] == "?":
@@ -135,6 +138,8 @@ def _last_sentence(text: str) -> str | None:
         found = list(_CANDIDATE.finditer(sentence))
         if back and not any(match["formula"] for match in found):
             continue
+        if len(found) > MOST_CANDIDATES:
+            return None
         if found:
             return _chosen(sentence, found, formulas)
     return None

@@ -217,7 +217,7 @@ def _without_wrapping(text: str) -> str:
             ):
                 text = inner
         text = re.sub(r"(?:(?<!\.)\.|[,;:])$", "", text.rstrip())
-        text = re.sub(r"\\text\s*\{\s*[.,;:]?\s*\}$|^\s*=\s*", "", text)
+        text = re.sub(r"\\text\s*\{\s*[.,;:]?\s*\}$|^\s*(?:=\s*)+", "", text)
     # Delimiters inside a sentence: "$x = 5$ or $x = 6$". A lone dollar before a digit is money.
     plain = text.replace(r"\$", "")
     if plain.count("$") % 2 == 0 and "$" in plain:
