@@ -28,7 +28,6 @@ from agreement import sampling_params
 from test_led_in_vllm import draws
 
 from led_rl.benchmarks.acceptance.requests import mixed_requests, pressing_requests
-from led_rl.benchmarks.acceptance.state_checks import play_sleep
 from led_rl.engines.transformers_engine import TransformersEngine
 from led_rl.engines.vllm_engine import VLLMEngine, model_runner, request_decoder
 
@@ -94,6 +93,17 @@ def steps_without_waiting(decoder, generate) -> int:
     return count
 
 
+def sleep_and_wake(model, lost):
+    """What a sleep of level 2 does: memory of the time of the model's loading is lost, and its buffers are restored."""
+    saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    before = [tensor.clone() for tensor in lost]
+    for tensor in lost:
+        tensor.fill_(77)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(saved[name])
+    assert all(map(torch.equal, lost, before))
+
+
 def main(model: str, requests: dict) -> dict:
     engine = VLLMEngine(
         model,
@@ -118,6 +128,7 @@ def main(model: str, requests: dict) -> dict:
         "async": config.scheduler_config.async_scheduling,
     }
     admitted = watch_slots(runner.model_state)
+    at_load = [*decoder.tensors().values(), runner.model.led_states.rows]
 
     decoder.totals(reset=True)
     prompts, params = mixed_requests(52)
@@ -142,8 +153,9 @@ def main(model: str, requests: dict) -> dict:
         extra_args = {"led": 1, "led_draw": draw}
         tokens = draws(engine, requests["prompt"], requests["draws"], extra_args=extra_args, top_p=0.5, logprobs=None)
         facts[draw] = tokens.tolist()
-    slept = play_sleep(engine)
-    assert slept.status == "ok", slept
+    sleep_and_wake(runner.model, at_load)
+    llm.collective_rpc("reload_weights")  # as TRL does after such a sleep
+    assert all(any(buffer is tensor for buffer in runner.model.buffers()) for tensor in at_load)
     facts["woken"], _ = agree(llm, reference, *pressing_requests(6))
     if has_gpu():
         generate = lambda: draws(engine, requests["prompt"], 64, extra_args={"led": 1}, max_tokens=20)  # noqa: E731
