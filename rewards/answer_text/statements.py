@@ -13,7 +13,15 @@ _ANSWER_IS = re.compile(
 _NEGATION = re.compile(
     r"^(?:not\b|n't\b|never\b|neither\b|no\b\s+longer|unlikely\b|wrong\b|incorrect\b|unknown\b)", re.I
 )
-_NEGATED_BEFORE = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bif|\bwhether)\b[^.\n]{0,30}$", re.IGNORECASE)
+_NEGATED_BEFORE = re.compile(
+    r"(?:\bnot|n't|\bnever|\bneither|\bif|\bwhether|\bunless|\bsuppose|\bassum(?:e|ing)|\bimagine|\bguess)\b[^.\n]{0,30}$",
+    re.IGNORECASE,
+)
+_COMPARED = re.compile(r"\s*(?:more|less|fewer|greater|smaller|higher|lower|times|plus|minus)\b", re.IGNORECASE)
+_END_OF_TEXT = re.compile(r"<[|｜](?:endoftext|im_end|eot_id|end▁of▁sentence)[|｜]>|</s>|<end_of_turn>")
+_CONCLUSION = re.compile(
+    r"\b(?:so|thus|therefore|hence|then|finally|leaving|total|altogether|in all|overall)\b", re.IGNORECASE
+)
 _SENTENCE = re.compile(
     r"\b(?:answers?|is|are|was|not|isn't|equals|so|thus|therefore|hence|think|maybe|because)\b", re.IGNORECASE
 )
@@ -28,9 +36,9 @@ _HOPE = re.compile(
 _PLACES = "(?:step|case|problem|question|example|figure|equation|theorem|part|page|lemma)"
 # A sentence with one of these words states no answer: negated, doubted, conditional, a bound, or a place in the text.
 _REFUSED = re.compile(
-    r"\b(?:not|cannot|no|never|neither|nor|except|might|(?-i:may)|maybe|could|would|perhaps|possibly|if|whether|unless|suppose|"
-    r"assume|assuming|guess|unsure|try|tried|fails?|wrong|incorrect|either|between|than|at least|at most|up to|"
-    rf"{_PLACES}\s+\d+)\b|n['’]t\b|\?",
+    r"\b(?:not|cannot|no|never|neither|nor|except|might|(?-i:may)|maybe|could|would|perhaps|possibly|if|whether|unless|"
+    r"suppose|assume|assuming|guess|unsure|unknown|(?:we|is|are|was|were)\s+(?:are\s+)?given|try|tried|fails?|wrong|"
+    rf"incorrect|either|between|than|at least|at most|up to|{_PLACES}\s+\d+)\b|n['’]t\b|\?",
     re.IGNORECASE,
 )
 _PLACE = re.compile(rf"\b{_PLACES}\s+\d", re.IGNORECASE)
@@ -42,6 +50,7 @@ _CANDIDATE = re.compile(
 )
 _LISTED = re.compile(r"\s*(?:,\s*(?:and|or)?|;|and|or)\s*", re.IGNORECASE)
 _RANGE = re.compile(r"\s*(?:to|out of|of|of the|through|until|-|–|:)\s*", re.IGNORECASE)
+_VALUE = re.compile(r"\$|\\[(\[]|[-−]?\d")
 _MONEY = re.compile(r"[\d,.]+\s+(?:\\?[^\\a-z])*[a-z]{2,}")
 _NAME = re.compile(r"\\?[A-Za-z]+")
 _FILLER = r"(?:\s|\\?\$|\*|exactly|precisely|equal|to|only|just|then|thus|therefore)*$"
@@ -67,6 +76,8 @@ def answer_without_box(text: str, unboxed: str) -> str | None:
     """The answer that stands in for a box where `unboxed` allows it: see rewards.math_answer.MathAnswer."""
     if unboxed == "none":
         return None
+    if (end := _END_OF_TEXT.search(text)) and text[: end.start()].strip() and re.search(r"\d", text[end.end() :]):
+        return None  # the text went on behind its end: which of the two is the answer?
     if "####" not in text and (bare := _bare(text)):
         return bare
     if unboxed == "bare":
@@ -107,8 +118,14 @@ def _statement(text: str) -> str | None:
         end = re.search(r"\n|\.(?=\s|$)|[;!?](?=\s|$)|,\s+(?=[a-z]{3,})|\s+(?:because|since|but|not|as|which)\b", rest)
         if end and end[0] == "?":
             continue
-        formula = _FORMULA.match(rest)
-        stated = formula[0] if formula else rest[: end.start()] if end else rest
+        stated = rest[: end.start()] if end else rest
+        if formula := _FORMULA.match(rest):
+            behind = stated[formula.end() :]
+            if _COMPARED.match(behind):
+                answer = None  # "$12$ more than $3$"
+                continue
+            listed = _LISTED.match(behind)
+            stated = stated if listed and listed[0].strip() and _VALUE.match(behind, listed.end()) else formula[0]
         stated = stated.strip().strip("*_").strip()
         answer = stated or answer
     if answer and re.search(r"\b(?:is|are|equals)\b", _FORMULA.sub(" ", answer)):
@@ -135,6 +152,8 @@ def _last_sentence(text: str) -> str | None:
     for back, sentence in enumerate(reversed(sentences)):
         if _REFUSED.search(sentence):
             return None
+        last = next((part for part in reversed(sentence.split(";")) if _CANDIDATE.search(part)), sentence)
+        sentence = sentence if last.count("(") != last.count(")") else last
         found = list(_CANDIDATE.finditer(sentence))
         if back and not any(match["formula"] for match in found):
             continue
@@ -166,6 +185,8 @@ def _chosen(sentence: str, found: list[re.Match[str]], formulas: list[str]) -> s
         stated = [group for group, before in zip(groups, before_each, strict=True) if _COPULA.search(before)]
         in_formulas = [group for group in groups if group[0]["formula"]]
         done = [group for group, before in zip(groups, before_each, strict=True) if _VERB.search(before)]
+        if not (stated or in_formulas) and len(done) > 1 and not _CONCLUSION.search(sentence[: done[-1][0].start()]):
+            return None  # "Sarah has 6 and David has 4"
         groups = (stated or in_formulas or done)[-1:]
         behind = sentence[groups[0][-1].end() :] if groups and not in_formulas else ""
         if re.search(r"\b(?:and|or)\b.*\d", behind):
