@@ -176,8 +176,8 @@ def _serve(connection: Connection, engine: Engine) -> None:
 def _tell(connection: Connection, error: BaseException) -> None:
     if not isinstance(error, UserError):
         traceback.print_exc()
-        lines = str(error).strip().splitlines() or [""]
-        error = EngineError(f"the engine failed: {type(error).__name__}: {lines[-1]} (traceback above)")
+        told = " ".join(str(error).split())
+        error = EngineError(f"the engine failed: {type(error).__name__}: {told[:300]} (traceback above)")
     try:
         connection.send(("failed", error))
         time.sleep(0.1)

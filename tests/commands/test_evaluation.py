@@ -42,8 +42,15 @@ def finished(process, status=0):
 
 
 def comparable(folder):
+    """Rows without times, and without means of LED's statistics: they follow the batch in their last digits."""
     rows = [{key: value for key, value in row.items() if key != "wall_s"} for row in read_records(folder)]
-    completions = [{key: value for key, value in row.items() if key != "wall_s"} for row in read_completions(folder)]
+    completions = []
+    for row in read_completions(folder):
+        counted = (
+            None if row["statistics"] is None else [row["statistics"][key] for key in ("rows", "explored", "depth")]
+        )
+        kept = {key: value for key, value in row.items() if key not in ("wall_s", "statistics")}
+        completions.append(kept | {"statistics": counted})
     return [sorted(json.dumps(row, sort_keys=True) for row in part) for part in (rows, completions)]
 
 
