@@ -43,7 +43,7 @@ class EvaluationRecipe:
         ["standard", "top_k_control", "led"],
         "Each `DECODING key value ...` or a mapping: temperature, top_p, top_k, min_p, max_tokens and LED's options.",
     )
-    baselines: list[str] | None = _key(
+    baselines: list[str] | str | None = _key(
         None, "Arms that every other is compared with; default: standard and top_k_control of the same temperature."
     )
     n: int = _key(16, "Samples of a problem, under each seed.")
@@ -74,7 +74,7 @@ class EvaluationRecipe:
     engine_arguments: dict[str, Any] = _key({}, "Further arguments of vllm.LLM.")
 
     def __post_init__(self) -> None:
-        for name in ("checkpoints", "benchmarks", "arms", "data", "report_to"):
+        for name in ("checkpoints", "benchmarks", "arms", "data", "report_to", "baselines"):
             value = getattr(self, name)
             if isinstance(value, str):
                 setattr(self, name, [part.strip() for part in value.split(",") if part.strip()])

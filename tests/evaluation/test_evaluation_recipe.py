@@ -57,6 +57,7 @@ def test_the_command_line_wins(recipe, tmp_path):
     assert changed.arms == ["led", "standard T 0.2"]
     assert load_evaluation([recipe, "--arms", "led T 1", "standard"]).arms == ["led T 1", "standard"]
     assert load_evaluation([recipe, "--arms", "led,standard"]).arms == ["led", "standard"]
+    assert load_evaluation([recipe, "--baselines", "led"]).baselines == ["led"]
     assert load_evaluation([recipe, "--checkpoints", "b=x", "c=y"]).checkpoints == ["b=x", "c=y"]
 
 
