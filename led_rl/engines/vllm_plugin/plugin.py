@@ -5,6 +5,7 @@ own; only submission is checked, so that a request that asks for LED from an eng
 never standard decoding in silence. Each patch raises RuntimeError when what it replaces is gone.
 """
 
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,10 @@ from torch import Tensor
 from led_rl.sampler.capture_options import EngineOptions
 
 KNOWN_VERSIONS = ("0.26.0", "0.31.0")
+ENDS_A_SERVER = {  # modules of vllm.entrypoints that name `terminate_if_errored`
+    "0.26.0": ("launcher", "serve.utils.server_utils"),
+    "0.31.0": ("launchers.launcher", "serve.exception_handling.handlers.vllm_error"),
+}
 SOURCE = "https://github.com/vllm-project/vllm/blob/v0.31.0/vllm"  # what the patches below were read against
 
 
@@ -165,8 +170,7 @@ def tell_of_a_dead_engine(tell: Callable[[], None]) -> None:
     ends as if it had been asked to. An output handler that a shutdown cancelled is no death. See
     SOURCE/entrypoints/launchers/launcher.py (`terminate_if_errored`).
     """
-    from vllm.entrypoints.launchers import launcher
-    from vllm.entrypoints.serve.exception_handling.handlers import vllm_error
+    import vllm
 
     def make(original: Callable[..., None]) -> Callable[..., None]:
         def terminate_if_errored(server: Any, engine: Any) -> None:
@@ -177,8 +181,8 @@ def tell_of_a_dead_engine(tell: Callable[[], None]) -> None:
 
         return terminate_if_errored
 
-    for module in (launcher, vllm_error):
-        replace(module, "terminate_if_errored", make)
+    for module in ENDS_A_SERVER[vllm.__version__.split("+")[0]]:
+        replace(importlib.import_module(f"vllm.entrypoints.{module}"), "terminate_if_errored", make)
 
 
 def raise_after_an_error() -> None:
