@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output, `head` say, wants no more of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still flushed at the end of the process
+    except BrokenPipeError:  # the reader of the output (`head`, say) has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python's flush at exit would raise again
         return 128 + signal.SIGPIPE
 
 

@@ -1,8 +1,8 @@
 """Which tokens of a sequence are thinking, from its think markers.
 
-The last marker in the prompt decides how generation starts: `<think>` thinks from the first generated token, `</think>`
-(a template that closes thinking) does not until the model opens a think part itself, no marker at all follows
-`think_start`. `</think>` ends thinking once generated; a later `<think>` opens it again.
+The last marker in the prompt decides how generation starts. After `<think>`, the first generated token is thinking.
+After `</think>` (a chat template that closes thinking), none is until the model generates `<think>` itself. Without any
+marker, `think_start` decides. A generated `</think>` ends thinking; a later `<think>` opens it again.
 
 A marker is one token of the tokenizer, or text that its tokens spell in any way: `.</think>"` may be `.</`, `think`,
 `>"`. `PhaseAutomaton` follows both in one step a token.

@@ -20,7 +20,7 @@ class ChoiceLetter:
 
     Args:
         gold_column: dataset column of the gold letters.
-        letters: letters that can be chosen; the English article "A" makes prose ambiguous, so only statements count.
+        letters: letters that can be chosen. Only statements count, since prose also holds the article "A".
         box_only: read boxes only.
         prefilled_think: the chat template opens `<think>`.
     """

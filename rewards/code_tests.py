@@ -16,7 +16,7 @@ from rewards.sandbox.test_cases import WHICH, Case, TestCaseError, cases_of, pas
 
 LOG = logging.getLogger(__name__)
 COLUMNS = ("public_test_cases", "private_test_cases", "metadata")
-# What the sites of the problems import for everybody.
+# Imports that LeetCode and similar sites make for every program; solutions rely on them.
 PRELUDE = """\
 import sys, math, re, random, string, bisect, heapq, itertools, functools, collections, operator, copy, json, datetime
 from typing import *

@@ -8,7 +8,7 @@ from rewards.grader.workers.pool import WorkerPool
 
 LOG = logging.getLogger(__name__)
 SECOND_OPINIONS = ("math_verify",)  # names in rewards.grader.peers
-TIME_LIMIT = 2.0  # seconds for one answer: a slow opinion is none
+TIME_LIMIT = 2.0  # seconds for one answer: a slower verdict counts as no opinion
 SAID = {True: "right", False: "wrong", None: "no opinion"}
 LISTED = 3  # disagreements of one batch in the log
 
@@ -27,7 +27,7 @@ class SecondOpinion:
         self._pool: WorkerPool | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None}  # processes stay where they were started
+        return {**self.__dict__, "_pool": None}  # worker processes cannot be pickled; the copy starts its own
 
     def start(self) -> WorkerPool:
         """Starts its worker processes. Raises PoolError when they cannot start."""

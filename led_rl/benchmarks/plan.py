@@ -32,7 +32,8 @@ ASSUMED = {
 }
 
 
-# A recipe for GPUs is read on any machine: these keys would be refused or started here. `Recipe.values` has them still.
+# A recipe for GPUs is planned on any machine. These keys would be refused there, or start DeepSpeed, so the configs get
+# other values; `Recipe.values` keeps the recipe's own.
 ON_ANY_MACHINE: dict[str, Any] = {"bf16": False, "deepspeed": None, "fsdp": None, "use_cpu": True, "report_to": "none"}
 
 
@@ -42,7 +43,7 @@ class PlanError(UserError):
 
 @dataclass(frozen=True)
 class Setup:
-    """What of a recipe decides memory and time."""
+    """The settings of a recipe that determine memory and time."""
 
     gpus: int
     memory: int  # bytes of a GPU

@@ -26,7 +26,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One completion that is asked for: `sampling.n` does not count, and `sampling.seed` is the request's own."""
+    """One completion that is asked for: `sampling.n` is ignored, and `sampling.seed` is the seed of this request."""
 
     prompt: list[int]
     decoding: DecodingParams
@@ -41,7 +41,7 @@ class Completion:
     logprobs: list[float]  # of each token under the behaviour policy it was drawn from, nats
     thinking: list[bool]  # whether each token was sampled while thinking
     finished: bool  # False: cut off at max_tokens
-    statistics: dict[str, Any] | None = None  # what its decoding did (engines/request_statistics.py)
+    statistics: dict[str, Any] | None = None  # what its decoding did (vllm_plugin/request_statistics.py)
     explored: list[bool] | None = None  # whether each token was drawn from latent layers; None: the engine cannot say
     wall_s: float | None = None  # seconds from `add` to the last token
 

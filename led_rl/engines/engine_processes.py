@@ -42,10 +42,10 @@ class EngineProcesses:
     def __init__(self, build: Build, count: int = 1, gpus_each: int = 1):
         context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
-        atexit.register(self.close)  # before multiprocessing waits for processes that wait for us
+        atexit.register(self.close)  # before multiprocessing's exit hook, which would wait for the engines
         for number, devices in enumerate(device_shares(count, gpus_each)):
             ours, theirs = context.Pipe()
-            # a daemon may have no children of its own, and tensor-parallel engines have
+            # a daemonic process may not start children, and a tensor-parallel engine starts some
             process = context.Process(target=_work, args=(theirs, build, devices), daemon=gpus_each == 1)
             process.name = f"engine {number}"
             process.start()

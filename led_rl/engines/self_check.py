@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 QUESTIONS = ("What is 17 + 25?", "Name a prime number above 50.", "Is 91 a prime number?", "Add 3, 8 and 30.")
 TOKENS = 16
 TEMPERATURE = 0.8
-SMALL = 1e9  # parameters of a model that is compared with transformers unasked
+SMALL = 1e9  # parameters: smaller models are compared with transformers by default
 RUNNER_VARIABLE = "VLLM_USE_V2_MODEL_RUNNER"
 
 

@@ -137,7 +137,7 @@ def remarks(benchmark: Benchmark, problems: Sequence[Problem], limit: int | None
 
 
 def golds_checksum(problems: Sequence[Problem]) -> str:
-    """16 hex digits that know the golds, in any order: ids and the typesetting of texts differ between copies."""
+    """16 hex digits of a hash of the sorted golds. Ids and problem texts are left out: they differ between copies."""
     golds = sorted(str(problem.columns.get("answer", "")).lstrip("0") for problem in problems)  # 033 is 33
     return hashlib.sha256("\n".join(golds).encode()).hexdigest()[:16]
 

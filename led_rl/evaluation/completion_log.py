@@ -64,7 +64,7 @@ class CompletionLog:
                     written += file.write(line[written:])
                 if sync:
                     os.fsync(file.fileno())
-            except OSError as error:  # what is there of the line would be damage once more lines follow
+            except OSError as error:  # a half-written line before others would make the file unreadable
                 file.truncate(start)
                 raise not_written(self._path, error) from error
         self._size = start + len(line)

@@ -46,7 +46,7 @@ class PromptStyle:
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:
-    """Changes with any problem or column."""
+    """SHA-256 of all problems and their columns, in hex: another one means that other problems are asked."""
     content = json.dumps([asdict(problem) for problem in problems], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()
 

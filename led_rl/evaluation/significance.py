@@ -12,11 +12,11 @@ MANY_UNITS, SMALL_P, FLIPS = 200, 0.02, 100_000
 
 
 def sign_flip_test(differences: ArrayLike, *, resamples: int = 4000, seed: int = 0) -> float:
-    """Two-sided p-value of "the differences are symmetric about 0", by flipping their signs.
+    """Two-sided p-value of the null hypothesis "the differences are symmetric about 0", by flipping their signs.
 
-    Exact where all sign patterns are fewer than `resamples`, else sampled. Small p-values, which a correction for many
-    comparisons needs exactly, are sampled anew and more often; from 200 differences on they are the normal
-    approximation's. NaN without differences.
+    Every sign pattern is counted where there are fewer than `resamples` of them; otherwise patterns are sampled. A
+    small p-value is sampled again with more patterns, since a correction for many comparisons multiplies its error;
+    from 200 differences on, the normal approximation gives small p-values instead. NaN without differences.
     """
     d = np.asarray(differences, dtype=np.float64).reshape(-1)
     d = d[~np.isnan(d)]

@@ -32,7 +32,7 @@ def _number(number: float | None) -> str:
 
 
 def _plain(text: str) -> str:
-    """No spreadsheet takes a name for a formula."""
+    """The text with a quote before it where a spreadsheet would take it for a formula."""
     return "'" + text if text.startswith(("=", "+", "-", "@")) else text
 
 

@@ -14,7 +14,7 @@ LOG_EVERY = 30.0  # seconds between lines where stderr is no terminal
 
 
 class ProgressBar:
-    """What a command tells while it works; made by `progress_bar`."""
+    """The progress of one command: a bar on a terminal, lines in a log; made by `progress_bar`."""
 
     def __init__(self, progress: Progress, task: TaskID, unit: str, log_every: float) -> None:
         self._progress, self._task, self._unit, self._log_every = progress, task, unit, log_every

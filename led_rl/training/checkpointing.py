@@ -31,7 +31,7 @@ class CheckpointingTrainer(GRPOTrainer):
                 shutil.rmtree(checkpoint, ignore_errors=True)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """A tied head is saved once, with the embeddings: that its own name is missing is no news."""
+        """Does not warn of a missing LM head that is tied to the embeddings: the two are saved once, as embeddings."""
         model: Any = self.model
         tied = getattr(model, "all_tied_weights_keys", None) or {}
         missing = [key for key in load_result.missing_keys if key not in tied]

@@ -24,10 +24,10 @@ STOPS = ("stop", "stop_token_ids")  # generation_kwargs that end a completion wi
 
 
 class LEDVLLMGeneration(VLLMGeneration):
-    """`VLLMGeneration` with the engine arguments that TRL hard-codes open, and its wall time measured.
+    """TRL's `VLLMGeneration`, whose hard-coded engine arguments can be set, and whose wall time is measured.
 
     Args:
-        decoding: what a server must be able to do.
+        decoding: the decoding that a rollout server must support; it is checked when the client connects.
         request_arguments: what each request carries beside `generation_kwargs`, by key: the decoding.
         wants_supports: after `generate`, `supports` holds a record for each token of each completion
             (led_rl/sampler/support.py).
@@ -36,8 +36,6 @@ class LEDVLLMGeneration(VLLMGeneration):
         options: what the engine captures for LED; depth 0 builds plain vLLM.
         engine_arguments: arguments of `vllm.LLM` that take precedence over TRL's.
         run_seed: the run's seed; each tensor-parallel group of processes samples from a stream of its own.
-
-    Attributes:
         wants_endings: whether STOPS may end completions. After `generate`, `stopped` then says of each completion
             whether it ended by itself, with the model's end token or one of these.
     """

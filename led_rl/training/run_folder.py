@@ -33,7 +33,7 @@ FREE_TO_CHANGE = {
     "run_name", "wandb_mode", "resume", "check_only", "log_completions", "num_completions_to_print", "disable_tqdm",
     "output_dir",
 }  # fmt: skip
-PATHS = ("dataset", "deepspeed", "model_name_or_path")  # may be spelt another way
+PATHS = ("dataset", "deepspeed", "model_name_or_path")  # compared as absolute paths
 
 
 @dataclass

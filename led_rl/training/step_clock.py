@@ -1,4 +1,4 @@
-"""Where the wall time of each optimizer step goes, and the wish to stop, agreed on by all processes once a step."""
+"""Measures where the wall time of each optimizer step goes, and makes all processes stop after the same step."""
 
 import time
 from typing import Any

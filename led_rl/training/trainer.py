@@ -82,7 +82,7 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
         self._turns: list[Turn] = []
         self._stopped: list[bool] | None = None  # of the last rollout, where stop strings may end completions
         self._supports: Supports | None = None  # of the batch that is scored now
-        self._records: list[list[list[int]]] | None = None  # of the rollout at work
+        self._records: list[list[list[int]]] | None = None  # of the rollout that is being generated
         with rollouts_by(partial(self._make_rollouts, args)):
             super().__init__(model, reward_funcs, args, *positional, **named)
         self._switch = SupportSwitch()
@@ -193,8 +193,9 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         if not self.decoding.is_standard:
-            # off_policy_mask_threshold shall measure how far the policy moved since the rollout, over the supports. Of
-            # log pi - log mu, which TRL takes, LED's exploration is a part that is meant, and corrected for.
+            # off_policy_mask_threshold is to measure how far the policy has moved since the rollout. TRL would compare
+            # the policy with mu, and mask what LED explored, although that is wanted and corrected for. Without this
+            # input TRL compares it with the old policy, which is taken over the supports.
             inputs = {name: value for name, value in inputs.items() if name != "sampling_per_token_logps"}
         if "support_ids" not in inputs:
             return super()._compute_loss(model, inputs)

@@ -37,7 +37,7 @@ def as_trl(text: str, gold: str) -> bool | None:
 
 
 def with_written_gold(text: str, gold: str) -> bool | None:
-    """The same with the gold as a formula, as math-verify asks for it: the fairest call, and the second opinion."""
+    """The same with the gold as a formula (`$...$`), as math-verify asks for it; the second opinion is this call."""
     return as_trl(text, gold if "$" in gold or "\\boxed" in gold else f"${gold}$")
 
 

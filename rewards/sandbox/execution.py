@@ -1,4 +1,4 @@
-"""Runs one program on one input in a sandbox, and ends it when it takes too long, too much, or says too much."""
+"""Runs one program on one input in a sandbox, and kills it beyond its limits on time, memory and output."""
 
 import json
 import os

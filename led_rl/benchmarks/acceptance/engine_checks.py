@@ -25,7 +25,7 @@ FEW_SIGMAS = 4.0
 
 
 def installation(seconds: float) -> Iterator[Check]:
-    """What `led-rl doctor` says of a machine."""
+    """The checks of `led-rl doctor` that need no model; `seconds` is not used."""
     yield from check_versions()
     yield check_plugin()
     yield from check_environment()
@@ -39,7 +39,7 @@ def random_model(**changes: Any) -> str:
 
 
 def engine_arguments(eager: bool, dtype: str) -> dict[str, Any]:
-    """Of every engine of the acceptance; on a GPU several of them fit side by side."""
+    """Arguments of every engine of the acceptance; they use so little of a GPU that several engines fit on it."""
     arguments: dict[str, Any] = {"dtype": dtype, "enforce_eager": eager, "max_model_len": 512}
     if torch.cuda.is_available():
         arguments |= {"gpu_memory_utilization": 0.05, "kv_cache_memory_bytes": 1 << 30}

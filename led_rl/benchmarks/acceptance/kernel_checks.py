@@ -26,7 +26,7 @@ CONTEXT = 1024
 
 
 def kernels(seconds: float) -> Iterator[Check]:
-    """What each decoding launches in a step of a batch that all decodes, LED ignoring the think markers.
+    """What each decoding launches in a step in which every request decodes; LED ignores the think markers.
 
     On a CPU the operators of torch stand for kernels.
     """

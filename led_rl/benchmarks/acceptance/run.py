@@ -1,7 +1,7 @@
 """Runs the sections of the acceptance, each in a worker process with a time limit.
 
-No torch is imported here: a broken installation is reported and not suffered, and a section that crashes or hangs is a
-failed section while the others go on.
+This module does not import torch, so that a broken installation is reported as a failed section instead of ending the
+command. A section that crashes or hangs has failed, and the others go on.
 """
 
 import json
@@ -37,7 +37,7 @@ class Job:
         self.results.touch()
         self.read = 0  # lines
         self.started = time.monotonic()
-        # sections that run alone have one engine's compiled kernels in common
+        # sections that run alone never overlap, so they can share compiled kernels
         caches = {name: str(work / ("alone" if section.alone else section.name) / name.lower()) for name in CACHES}
         environment = os.environ | section.environment() | caches | {"TMPDIR": str(work)}
         settings = json.dumps({**section.settings, "seconds": seconds})

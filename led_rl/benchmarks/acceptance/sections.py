@@ -45,7 +45,7 @@ class Section:
         return None
 
     def environment(self) -> dict[str, str]:
-        """Of its process, beside what is set."""
+        """Variables of the worker process, in addition to this process's own."""
         # its engine lies in its process, so that what LED drew can be read
         changes = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         changes |= {"VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
@@ -63,7 +63,7 @@ class Section:
 
 
 def gpus() -> int:
-    """Told without torch: NVIDIA's devices are files."""
+    """Number of NVIDIA GPUs, counted from /dev, since this module must not import torch."""
     return sum(path.name.removeprefix("nvidia").isdecimal() for path in Path("/dev").glob("nvidia*"))
 
 

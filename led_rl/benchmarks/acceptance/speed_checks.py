@@ -21,12 +21,12 @@ from led_rl.engines.timed_blocks import BlockEngine, BlockError, Timing
 from led_rl.evaluation.estimates import mean_interval
 
 ARMS = ("top_k_control", "led_coin", "led_marginal")
-GOALS = {"led_coin": 0.99, "led_marginal": 0.97}  # of standard's throughput, on a GPU at these sizes and beyond
+GOALS = {"led_coin": 0.99, "led_marginal": 0.97}  # share of standard's throughput, on a GPU, from the sizes below on
 GOAL_BATCH, GOAL_CONTEXT = 128, 4096
-RESERVE = 15.0  # seconds: of the section that are left for what follows a round
-READ = 15_000  # prompt tokens/s that a GPU reads at least
-ROUNDS = 3  # of each size at least, so that there is an interval
-SIZE_SECONDS, GOAL_SECONDS = 15.0, 60.0  # after which a size has rounds enough, and one that has a goal
+RESERVE = 15.0  # seconds of the section's time that no further round may use: the results are written in them
+READ = 15_000  # prompt tokens/s: a low estimate of a GPU's prefill speed
+ROUNDS = 3  # at least, for each size: fewer give no interval
+SIZE_SECONDS, GOAL_SECONDS = 15.0, 60.0  # longest measurement of a size, without and with a goal
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ CPU_GRID = Grid("quickstart", (128, 32, 1), (32,), 16, 6)
 
 
 def settings_of(grid: Grid, on_device: bool) -> Settings:
-    """As `led-rl benchmark` takes them."""
+    """The settings of `led-rl benchmark` that measure this grid."""
     shape = SHAPES[grid.shape]
     return Settings(
         model=None,

@@ -1,4 +1,4 @@
-"""What an engine must keep while batches mix, requests are preempted, weights change, and it sleeps."""
+"""What must stay the same while batches mix, requests are preempted, weights change, and the engine sleeps."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ SIZES: dict[str, Any] = {"max_num_seqs": 64, "max_num_batched_tokens": 8192}
 
 
 def build(model: str, depth: int = DEPTH, eager: bool | None = None, **changes: Any) -> VLLMEngine:
-    """A float32 engine, as vLLM starts it on a GPU and eager on a CPU, unless told."""
+    """A float32 engine; `eager` defaults to vLLM's own choice (compiled) on a GPU and to eager mode on a CPU."""
     eager = not torch.cuda.is_available() if eager is None else eager
     return VLLMEngine(model, depth, **engine_arguments(eager, "float32") | SIZES | changes)
 

@@ -29,7 +29,7 @@ from led_rl.led import EPS, combine, entropy
 MEASURES = ("entropy", "top1", "top2", "top_k", "candidate_mass", "overlap", "candidate_entropy")
 SCALARS = (
     "final_entropy",  # nats, on C, of the final layer
-    "latent_entropy",  # nats, on C, of the latent layer of LED's whose entropy is largest
+    "latent_entropy",  # nats, on C, of the one of LED's latent layers whose entropy is largest
     "explore_entropy",  # nats, of LED's q
     "mu_entropy",  # nats, of what LED draws from
     "explored",  # 1 - confidence

@@ -38,7 +38,7 @@ def write_inspect_logs(folder: EvaluationFolder, output: Path) -> list[Path]:
     for group, places in by_group.items():
         name = "_".join(re.sub(r"[^\w.-]+", "-", part) for part in group if part)
         path = output / f"{name}.eval"
-        if path in paths:  # names that differ in letters that no file name takes
+        if path in paths:  # two names that differ only in characters replaced above
             path = output / f"{name}-{len(paths)}.eval"
         write_eval_log(_log(folder, group, places), str(path))
         paths.append(path)

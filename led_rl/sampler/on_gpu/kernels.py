@@ -1,4 +1,6 @@
-"""LED's draw on a device, in Triton kernels; between the second and the third, kernels.py reads the latent layers.
+"""LED's draw on a GPU, in Triton kernels.
+
+Between the second and the third kernel, sampler/latent_layers.py reads the latent layers.
 
     scan_tiles    over (row, tile of the vocabulary): one pass over the final layer's logits, for their normaliser
     draw_final    one program a row: thinking phase, uniform number, the k most probable tokens, the coin

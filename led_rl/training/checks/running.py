@@ -1,4 +1,4 @@
-"""What rewards and gradients must not do in a run that goes on."""
+"""Checks of rewards and gradients at every training step."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from led_rl.decoding import UserError
 
 
 class TrainingError(UserError, RuntimeError):
-    """A run that cannot go on: what it would learn from, or its weights, are no numbers."""
+    """A run that cannot go on: a reward is infinite, or a gradient is not finite."""
 
 
 def check_rewards(rewards: torch.Tensor, names: Sequence[str]) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 from rewards.grader.workers.process import MEMORY_EXIT, START_LIMIT, PoolError, Worker
 
 LOG = logging.getLogger(__name__)
-LOST_PER_GOLD, LOST_PER_BATCH = 2, 5  # answers that one call of `run` loses to limits before it judges in haste
-HASTE = 0.25  # share of the time limit that is left then; sympy and math-verify are left out
+LOST_PER_GOLD, LOST_PER_BATCH = 2, 5  # lost to limits in one call of `run`, before the rest is judged in haste
+HASTE = 0.25  # in haste: this share of the time limit, without sympy and math-verify
 CRASHES_IN_A_ROW = 50  # without one finished job in between: the machine is broken, not an answer
 
 
