@@ -43,6 +43,7 @@ def read_rows(source: str, config: str | None = None, split: str = "train", limi
 
 
 def looks_local(source: str) -> bool:
+    """Whether a source names a file rather than a dataset of the hub; the file need not exist."""
     return source.endswith((".jsonl", ".json")) or source.startswith((".", "/", "~")) or Path(source).is_file()
 
 

@@ -18,6 +18,7 @@ from led_rl.sampler.capture_options import MAX_K
 
 
 def engine_name(recipe: EvaluationRecipe) -> str:
+    """`vllm` or `transformers`; `auto` is vLLM where it is installed."""
     if recipe.engine == "auto":
         return "vllm" if importlib.util.find_spec("vllm") else "transformers"
     return recipe.engine

@@ -73,6 +73,7 @@ def shown_ks(ks: Iterable[int]) -> list[int]:
 
 
 def is_share(name: str) -> bool:
+    """Whether a figure lies in [0, 1], so that its differences are bounded by 1."""
     return name.startswith(("pass@", "majority@")) or name == "truncated"
 
 

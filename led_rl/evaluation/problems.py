@@ -36,6 +36,7 @@ class PromptStyle:
     template_options: dict[str, Any] = field(default_factory=dict)
 
     def messages(self, problem: str) -> list[dict[str, str]]:
+        """The chat messages in which a problem is asked."""
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
         return [*system, {"role": "user", "content": problem}]
 

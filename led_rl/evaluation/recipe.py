@@ -114,10 +114,12 @@ class EvaluationRecipe:
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
+        """The seeds, each of which gives n samples, also where the recipe names a single one."""
         return (self.seeds,) if isinstance(self.seeds, int) else tuple(self.seeds)
 
     @property
     def arm_defaults(self) -> dict[str, Any]:
+        """Sampling settings, depth and k of arms that do not name their own."""
         return {key: getattr(self, key) for key in (*SAMPLING_KEYS, "depth", "k")}
 
 

@@ -47,7 +47,7 @@ class EvaluationError(UserError):
 
 
 def not_written(path: Path, error: OSError) -> EvaluationError:
-    """What is said of a full disk."""
+    """The error of a file that could not be written, for instance on a full disk."""
     return EvaluationError(
         f"{path} cannot be written: {error.strerror}; what was generated before is kept: make room and start again"
     )
@@ -142,6 +142,7 @@ def read_records(folder: str | Path) -> list[Record]:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of an evaluation's folder; raises OSError or ValueError where there is none that can be read."""
     return json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
 
 

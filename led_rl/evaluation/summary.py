@@ -49,6 +49,7 @@ class SummaryRow:
 
     @property
     def is_difference(self) -> bool:
+        """Whether the figures are of a paired difference."""
         return self.compares is not None
 
 

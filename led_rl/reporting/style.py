@@ -48,6 +48,7 @@ styled = rc_context(
 
 
 def colour(label: str, index: int = 0) -> str:
+    """The colour of a known name in the label, otherwise the `index`-th of the other colours; a hex code."""
     words = label.lower().replace("_", "-").replace(" ", "-").split("-")
     for name, value in NAMED_COLOURS.items():
         if name in words:
@@ -56,6 +57,7 @@ def colour(label: str, index: int = 0) -> str:
 
 
 def new_figure(panels: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of WIDTH x `height` inches with `panels` axes side by side."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(1, panels, squeeze=False, sharey=share_y)[0])
 
@@ -84,8 +86,10 @@ def say(axes: Axes, text: str) -> None:
 
 
 def whole_steps(axes: Axes) -> None:
+    """Ticks of the x axis at integers alone."""
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
 
 
 def percent_axis(axes: Axes) -> None:
+    """Labels the y axis, whose values are shares of 1, in percent."""
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))

@@ -143,7 +143,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_main_process() -> bool:
-    """Told before a process group exists."""
+    """Whether this is the process of rank 0, by its environment: no process group exists yet."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -110,6 +110,7 @@ def throughput(seconds: float) -> Iterator[Check]:
 
 
 def start_engine(settings: Settings, model: BenchmarkModel) -> BlockEngine:
+    """An engine with LED and room for the largest batch and the longest context of the settings."""
     arguments: dict[str, Any] = {
         "max_model_len": settings.longest,
         "max_num_seqs": max(settings.batches),

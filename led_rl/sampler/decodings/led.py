@@ -9,6 +9,7 @@ from led_rl.sampler.step import Draw, Read, Step
 
 
 def draw_led(step: Step) -> Draw:
+    """Draws a token for each row from LED's policy: branch first where the request says `coin`, else from mu."""
     candidates, p_final, allowed = step.final_layer()  # (n, k)
     confidence = p_final[:, 0]
     exploits, coin, all_coin = step.exploit(), step.coin(), step.all_coin()

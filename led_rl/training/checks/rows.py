@@ -19,7 +19,7 @@ RESERVED = (
 
 
 def load_training_rows(recipe: Recipe) -> Dataset:
-    """Rows with a chat prompt. Raises DatasetError; columns of names that TRL needs are left out, which is said."""
+    """Rows with a chat prompt. Raises DatasetError; columns whose names TRL needs are left out with a note."""
     run = recipe.run
     try:
         rows = read_rows(run.dataset, run.dataset_config, run.dataset_split, run.max_rows)
