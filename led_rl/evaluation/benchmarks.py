@@ -25,7 +25,7 @@ LETTERS = "ABCDEFGHIJ"
 
 @dataclass
 class Benchmark:
-    """A benchmark's file, key by key; every key but `source` has a default."""
+    """A benchmark's file, key by key; one without `source` says in `obtain` where its rows come from."""
 
     name: str = ""
     source: str | None = field(default=None, metadata={"help": "Hub id, or a local file (.jsonl, .csv)."})

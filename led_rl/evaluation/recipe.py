@@ -114,7 +114,7 @@ class EvaluationRecipe:
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
-        """The seeds, each of which gives n samples, also where the recipe names a single one."""
+        """The seeds, each of which gives n samples."""
         return (self.seeds,) if isinstance(self.seeds, int) else tuple(self.seeds)
 
     @property
