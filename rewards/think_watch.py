@@ -21,7 +21,7 @@ class ThinkWatch:
         self.warned = False
 
     def __call__(self, texts: Sequence[str], prefilled: bool, columns: dict[str, Any]) -> None:
-        """`prefilled`: the chat template opens the think part. Without any completion that thinks, nothing is said."""
+        """`prefilled`: the chat template opens the think part. Logs nothing where no completion thinks."""
         prompts = columns.get("prompts") or [None] * len(texts)
         closed = [
             after_thinking(text, prefilled=True) is not None

@@ -1,4 +1,4 @@
-"""What is made of an evaluation's folder once it is there: the report, and the logs that were asked for."""
+"""Writes the report of a finished evaluation, and sends it to the loggers that were asked for."""
 
 from collections.abc import Collection
 from pathlib import Path

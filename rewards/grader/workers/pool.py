@@ -21,7 +21,7 @@ from rewards.grader.workers.process import MEMORY_EXIT, START_LIMIT, PoolError, 
 LOG = logging.getLogger(__name__)
 LOST_PER_GOLD, LOST_PER_BATCH = 2, 5  # lost to limits in one call of `run`, before the rest is judged in haste
 HASTE = 0.25  # in haste: this share of the time limit, without sympy and math-verify
-CRASHES_IN_A_ROW = 50  # without one finished job in between: the machine is broken, not an answer
+CRASHES_IN_A_ROW = 50  # without a finished job in between: then the machine is at fault, not an answer
 
 
 @dataclass
