@@ -12,7 +12,10 @@ from led_rl import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "grade": ("led_rl.commands.grading:main", "grade predictions in a JSONL file against gold answers"),
     "golds": ("led_rl.commands.golds:main", "what the gold answers of a dataset are read as, and which are refused"),
-    "evaluate": ("led_rl.commands.evaluation:main", "compare decodings and checkpoints on a file of problems"),
+    "evaluate": (
+        "led_rl.commands.evaluation:main",
+        "compare decodings and checkpoints on benchmarks, or on problems of your own",
+    ),
     "report": (
         "led_rl.commands.report:main",
         "an evaluation as one HTML page with its samples, Markdown and CSV",

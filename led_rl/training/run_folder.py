@@ -31,9 +31,10 @@ LOCK = ".lock"
 FREE_TO_CHANGE = {
     "max_steps", "num_train_epochs", "save_steps", "save_strategy", "save_total_limit", "logging_steps", "report_to",
     "run_name", "wandb_mode", "resume", "check_only", "log_completions", "num_completions_to_print", "disable_tqdm",
-    "output_dir",
+    "output_dir", "eval_strategy", "eval_steps", "eval_on_start", "eval_dataset", "eval_dataset_config",
+    "eval_dataset_split", "eval_benchmarks", "eval_rows", "eval_decodings", "eval_samples", "eval_seed",
 }  # fmt: skip
-PATHS = ("dataset", "deepspeed", "model_name_or_path")  # compared as absolute paths
+PATHS = ("dataset", "deepspeed", "fsdp_config", "model_name_or_path")  # compared as absolute paths
 
 
 @dataclass

@@ -13,7 +13,6 @@ from led_rl.reporting.evaluation.folder import EvaluationFolder, read_evaluation
 from led_rl.reporting.evaluation.panels import steps_of
 from led_rl.reporting.evaluation.storable_text import storable
 
-TRACKERS = ("wandb", "tensorboard")
 STEP = "evaluation/step"  # of the checkpoint, or its place where names hold no step
 TABLE_SAMPLES = 200  # completions in the table of a run; all are in the folder
 RESULT_COLUMNS = ("benchmark", "checkpoint", "arm", "metric", "value", "low", "high", "n", "p_value")
