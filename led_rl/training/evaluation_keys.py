@@ -56,6 +56,8 @@ def settle_evaluation(args: Any) -> None:
 
     Raises ValueError that names the key.
     """
+    if args.eval_samples < 1:
+        raise ValueError(f"eval_samples must be at least 1; got {args.eval_samples}")
     if args.eval_decodings is None and args.decoding != "standard":
         args.eval_decodings = ["standard", args.decoding]
     if args.eval_decodings is None:
@@ -64,8 +66,6 @@ def settle_evaluation(args: Any) -> None:
         raise ValueError(f"eval_decodings must be of {', '.join(DECODINGS)}; got {unknown[0]!r}")
     if not args.eval_decodings or len(set(args.eval_decodings)) != len(args.eval_decodings):
         raise ValueError(f"eval_decodings must name each decoding once; got {args.eval_decodings!r}")
-    if args.eval_samples < 1:
-        raise ValueError(f"eval_samples must be at least 1; got {args.eval_samples}")
     if not args.use_vllm and (foreign := [name for name in args.eval_decodings if name != "standard"]):
         raise ValueError(f"eval_decodings: {foreign[0]!r} needs use_vllm: true; only the vLLM engine samples with it")
     if args.num_generations_eval is None and evaluates(args):

@@ -43,8 +43,8 @@ class StepProgress(TrainerCallback):
 
 def describe(step: int, steps: int, logs: dict[str, Any]) -> str:
     """One line of the metrics that tell how the run goes; the rest are in W&B and `trainer_state.json`."""
-    reward = "none given" if logs["reward"] is None else f"{logs['reward']:.3f}"
-    parts = [f"step {step}/{steps}", f"reward {reward}"]
+    reward = logs["reward"]  # None when no completion of the step could be judged
+    parts = [f"step {step}/{steps}", "reward none" if reward is None else f"reward {reward:.3f}"]
     if "rollout/thinking_length" in logs:
         thinking, answer = logs["rollout/thinking_length"], logs["rollout/answer_length"]
         parts.append(f"tokens {thinking:.0f} thought + {answer:.0f} answer")

@@ -20,6 +20,7 @@ def files(tmp_path_factory):
     for name, rows in (("train", 8), ("held_out", 5)):
         lines = [json.dumps({"problem": f"{i}+1?", "answer": str(i + 1)}) for i in range(rows)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    (folder / "long.jsonl").write_text(json.dumps({"problem": "9+1?".rjust(24), "answer": "10"}))
     (folder / "gsm8k.jsonl").write_text(json.dumps({"question": "1+1?", "answer": "So\n#### 2"}))
     model = str(save_tiny_model(folder / "model", layers=4))
     return SimpleNamespace(folder=folder, model=model)
@@ -81,15 +82,16 @@ def test_benchmarks_bring_their_own_prompt_and_reward(files):
             "eval_decodings: led: led_depth=9 reads 9 layers, but the model has 4",
         ),
         (
-            {"eval_dataset": "HELD_OUT", "eval_on_start": True, "vllm_max_model_length": 20},
-            "eval_dataset, row 1: its prompt has 24 tokens, which leaves no room",
+            {"eval_dataset": "LONG", "eval_on_start": True, "vllm_max_model_length": 30},
+            "eval_dataset, row 1: its prompt has 44 tokens, which leaves no room",
         ),
         ({"eval_decodings": ["led", "beam"], "eval_strategy": "steps"}, "eval_decodings must be of standard, led"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(files, changes, said):
-    if changes.get("eval_dataset") == "HELD_OUT":
-        changes = changes | {"eval_dataset": str(files.folder / "held_out.jsonl")}
+    named = {"HELD_OUT": "held_out", "LONG": "long"}.get(changes.get("eval_dataset"))
+    if named:
+        changes = changes | {"eval_dataset": str(files.folder / f"{named}.jsonl")}
 
     def check():
         asked = recipe(files, **changes)
