@@ -11,6 +11,18 @@ MOST_BOXES = 200
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])")
 _JOINED = re.compile(r"(?:[\s,;$.]|\\[,;:! ()\[\]]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|&|\*|~)*")
 _HAS_JOINT = re.compile(r",|;|\b(?:and|or)\b")
+# An answer that the text takes back. "Statement \\boxed{3} is false" and "\\boxed{43} is impossible" are answers.
+_REJECTED_BEFORE = re.compile(
+    r"\b(?:the|my|our|this)\s+(?:\w+\s+)?answer\s+(?:is|was)(?:n't|\s+(?:\w+ly\s+)?not)[\s:$*]*$"
+    r"|\b(?:false|untrue|not\s+true|wrong|incorrect)\s+that\s+(?:the|my|our)\s+(?:\w+\s+)?answer\s+is[\s:$*]*$",
+    re.IGNORECASE,
+)
+_REJECTED_BEHIND = re.compile(
+    r"[\s$*.,]*(?:(?:(?:no|wait|hmm|but|actually)[\s,.]+){0,3}(?:that|this|it|which)(?:\s+is|'s|\s+was)|is|was)\s+"
+    r"(?:\w+ly\s+)?(?:wrong|incorrect|not\s+(?:correct|right|the\s+(?:\w+\s+)?answer))\b"
+    r"|[\s$*]*cannot\s+be\s+(?:right|correct|the\s+(?:\w+\s+)?answer)\b",
+    re.IGNORECASE,
+)
 # What tells the parts of a question apart: "(a)", "for part (b)", "Part (ii):".
 _PART = re.compile(r"(?:\b(?:for|in)\s+)?(?:\b[Pp]art\s*)?\(\s*([a-h]|i{1,3}|iv|v|I{1,3}|IV|V|[1-9])\s*\)\s*:?")
 _AROUND_PART = re.compile(
@@ -31,6 +43,9 @@ def final_answer(text: str, unboxed: str = "none") -> tuple[str | None, str]:
     if boxes:
         if any(not box.strip(" \t\r\n.,$") for box in boxes):
             return None, "empty box"
+        *_, (start, end, _) = box_spans(text)
+        if _REJECTED_BEFORE.search(text[max(0, start - 80) : start]) or _REJECTED_BEHIND.match(text[end : end + 80]):
+            return None, "box taken back"
         answer = joined(boxes)
     else:
         found = answer_without_box(text, unboxed)

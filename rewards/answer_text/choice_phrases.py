@@ -102,7 +102,7 @@ HEDGE = re.compile(
     r"check\w*|verify|test\w*|contrary|least|worst|(?<!only )possibl[ey]|nothing|whoever|"
     r"misconception|myth|fails|disagree\w*|dispute\w*|"
     r"reject\w*|by no means|used to|at first|"
-    r"instead of|rather than|"
+    r"instead of|rather than|opposite|second[- ]best|runner-up|for the sake of|let us say|let's say|"
     r"except|perhaps|maybe|careless|naive\w*|say that)\b|n't\b",
     re.I,
 )
@@ -138,7 +138,8 @@ REJECTION = re.compile(
     re.I,
 )
 TAKEN_BACK = re.compile(
-    r"^\W*(?:no\b\s*[,.!]|(?:(?:wait|hmm|but|no|oops|actually|sorry|well)\W+)*(?:that|this|it)\s*(?:is|'s|was|"
+    r"^\W*(?:no\b\s*[,.!]|I (?:strongly )?disagree\b|"
+    r"(?:(?:wait|hmm|but|no|oops|actually|sorry|well)\W+)*(?:that|this|it)\s*(?:is|'s|was|"
     r"can|cannot|"
     r"can't)\s*(?:\w+ly\s+)?(?:wrong|incorrect|not\b|false|a mistake|be\b|impossible))",
     re.I,

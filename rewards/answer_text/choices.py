@@ -91,7 +91,7 @@ def _marked(text: str) -> str:
         pieces += [text[position:start], _mark(content)]
         position = end
     text = _TAG.sub(lambda match: _mark(match.group(1)), "".join([*pieces, text[position:]]))
-    text = plain(text).replace("i.e.", "that is,")
+    text = plain(text).replace("i.e.", "that is,").replace("。", ". ")
     text = re.sub(r"\bans\b\.?\s*:?", "Answer:", text, flags=re.I)
     text = re.sub(r"答案\s*(?:是|为|选)?\s*:?", "Answer: ", text)
     return re.sub(r"(:|\bis|\banswer)[ \t]*\n\s*(?=\W*[A-Za-z]\b)", _joined, text, flags=re.I)
@@ -158,6 +158,12 @@ def _claim(pattern: re.Pattern, match: re.Match, words: str, offset: int) -> _Cl
             match["word"] in ("answer", "choice", "one") and not match["the"]
         ):
             return None
+        if (match["word"] == "better" and re.match(r"\s+than\b", after)) or re.match(
+            r"\s+(?:that|which|to)\s+(?:\w+\s+)?(?:should|must|can|could|fails?|avoid|reject|rule\s+out|eliminate)\b",
+            after,
+            re.I,
+        ):
+            return None  # "plan A is better than plan B", "C is the answer to avoid"
         if match["word"] == "one" and re.search(r"\w", after):
             return None  # "the one that fails"
         explicit = bool(match["the"] and (match["noun"] or match["word"] in ("answer", "choice")))

@@ -14,7 +14,8 @@ _NEGATION = re.compile(
     r"^(?:not\b|n't\b|never\b|neither\b|no\b\s+longer|unlikely\b|wrong\b|incorrect\b|unknown\b)", re.I
 )
 _NEGATED_BEFORE = re.compile(
-    r"(?:\bnot|n't|\bnever|\bneither|\bif|\bwhether|\bunless|\bsuppose|\bassum(?:e|ing)|\bimagine|\bguess)\b[^.\n]{0,30}$",
+    r"(?:\bnot|n't|\bnever|\bneither|\bif|\bwhether|\bunless|\bsuppose|\bassum(?:e|ing)|\bimagine|\bguess|\bdoubt\w*|"
+    r"\b(?:false|untrue|wrong|incorrect|unlikely|impossible)\s+that)\b[^.\n]{0,30}$",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(r"\s*(?:more|less|fewer|greater|smaller|higher|lower|times|plus|minus)\b", re.IGNORECASE)
@@ -38,6 +39,7 @@ _PLACES = "(?:step|case|problem|question|example|figure|equation|theorem|part|pa
 _REFUSED = re.compile(
     r"\b(?:not|cannot|no|never|neither|nor|except|might|(?-i:may)|maybe|could|would|perhaps|possibly|if|whether|unless|"
     r"suppose|assume|assuming|guess|unsure|unknown|(?:we|is|are|was|were)\s+(?:are\s+)?given|try|tried|fails?|wrong|"
+    r"(?:which|this|that|it)(?:\s+is|['’]s)\s+(?:impossible|absurd|false|invalid)|contradict\w*|unclear|doubt\w*|"
     rf"incorrect|either|between|than|at least|at most|up to|{_PLACES}\s+\d+)\b|n['’]t\b|\?",
     re.IGNORECASE,
 )

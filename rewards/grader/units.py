@@ -105,7 +105,8 @@ MEANINGFUL_WORDS = frozenset(
         "most at over under between plus minus times divided squared cubed half third quarter twice double "
         "triple factorial mod modulo to from until st nd rd th up down or and but both either none undefined infinite "
         "infinity approximately about roughly around almost nearly base negative sqrt root "
-        "hundredths tenths thousandths score"
+        "hundredths tenths thousandths score impossible wrong incorrect extraneous rejected "
+        "maybe perhaps possibly might could cannot can't unlikely unsure unclear unknown guess"
     )
 )
 

@@ -101,7 +101,14 @@ def test_letters_of_golds():
 
 @pytest.mark.parametrize(
     "name",
-    ["choice_letter", "choice_letter_second", "choice_letter_third", "choice_letter_fourth", "choice_letter_fifth"],
+    [
+        "choice_letter",
+        "choice_letter_second",
+        "choice_letter_third",
+        "choice_letter_fourth",
+        "choice_letter_fifth",
+        "choice_letter_sixth",
+    ],
 )
 def test_every_case_is_judged_right(name):
     lines = (Path(__file__).parent / "cases" / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")

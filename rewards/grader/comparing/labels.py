@@ -52,8 +52,27 @@ def label_of(node: Node, value: Node, in_gold: bool = False) -> str | None:
 
 
 def same_labels(a: Node, b: Node) -> bool:
-    """Whether two labels can name the same value: AB and |AB| can, AB and AB^2 cannot."""
-    return _powers(a) == _powers(b)
+    """Whether two labels can name the same value: AB and |BA| can; AB and AB^2, AB and CD, sin A and cos A cannot."""
+    points, others = _points(a), _points(b)
+    return (
+        _powers(a) == _powers(b)
+        and _functions(a) == _functions(b)
+        and (points is None or others is None or points == others)
+    )
+
+
+def _functions(node: Node) -> frozenset[str]:
+    own = {node.function} if isinstance(node, Apply) and node.function not in ("abs", "norm", "accent") else set()
+    return frozenset(own).union(*(_functions(child) for child in children(node)))
+
+
+def _points(node: Node) -> frozenset[str] | None:
+    """The points that a label is made of; None if it has another name, such as an angle, in it."""
+    if isinstance(node, Symbol):
+        point = len(node.name) == 1 and node.name.isupper() and node.name not in FUNCTION_NAMES
+        return frozenset({node.name}) if point else None
+    found = [_points(child) for child in children(node) if not isinstance(child, Number)]
+    return None if None in found else frozenset().union(*found)
 
 
 def _powers(node: Node) -> frozenset[Node]:
