@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,9 @@ def json_row(line: bytes) -> dict[str, Any]:
         raise ValueError("not UTF-8") from error
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
+    except ValueError as error:  # Python's own limit
+        digits = sys.get_int_max_str_digits()
+        raise ValueError(f"an integer of more than {digits} digits: write it as a text") from error
     if not isinstance(row, dict):
         raise ValueError(f"a row must be an object, not {type(row).__name__}")
     if b"\\ud" in line or b"\\uD" in line:  # half of a surrogate pair is no text: tokenizers and Arrow refuse it

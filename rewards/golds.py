@@ -64,11 +64,10 @@ def _readings(golds: Sequence[Any], kind: str, operation: str, workers: int | No
     texts = [gold_text(gold) for gold in golds]
     distinct = sorted({text for text in texts if text is not None})
     results = shared_pool(workers).run([{"op": operation, "gold": text} for text in distinct])
-    found: dict[str | None, dict[str, Any]] = dict(zip(distinct, results, strict=True))
-    found[None] = {"reason": "is missing"}
+    found: dict[str, dict[str, Any]] = dict(zip(distinct, results, strict=True))
     readings = []
     for row, text in enumerate(texts):
-        result = found[text]
+        result = {"reason": no_gold(golds[row])} if text is None else found[text]
         reason = f"cannot be checked: {result['failure']}" if "failure" in result else result["reason"]
         readings.append(GoldReading(row, result.get("kind", "unusable"), result.get("shown", ""), reason))
     return readings
@@ -85,3 +84,9 @@ def gold_text(gold: Any) -> str | None:
     if isinstance(gold, float):
         return repr(gold) if gold == gold and abs(gold) != float("inf") else None
     return None
+
+
+def no_gold(gold: Any) -> str:
+    """Why `gold_text` gives None: a missing value, or one that is neither text nor number."""
+    missing = gold is None or isinstance(gold, float)  # NaN and infinity
+    return "is missing" if missing else f"is neither text nor number but {type(gold).__name__}"

@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from rewards.answer_text.completions import after_thinking, completion_texts, prompt_opens_thinking
-from rewards.golds import gold_text
+from rewards.golds import gold_text, no_gold
 from rewards.grader.workers.pool import WorkerPool, default_workers, shared_pool
 from rewards.second_opinion import SecondOpinion
 from rewards.think_watch import ThinkWatch
@@ -92,7 +92,7 @@ class MathAnswer:
             written = gold_text(gold)
             final = after_thinking(text, self._opened(prompt))
             if written is None:
-                verdicts[row] = {"correct": None, "extracted": None, "reason": "unusable gold: is missing"}
+                verdicts[row] = {"correct": None, "extracted": None, "reason": f"unusable gold: {no_gold(gold)}"}
             else:
                 # An unclosed think part still goes to a worker, as no text at all: an unusable gold must show as None.
                 jobs[row] = {

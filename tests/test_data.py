@@ -48,6 +48,11 @@ def test_bytes_that_are_no_text_are_a_bad_line_too(tmp_path):
         read_rows(str(tmp_path / "rows.jsonl"))
 
 
+def test_an_integer_beyond_the_limit_of_python_is_a_bad_line(tmp_path):
+    with pytest.raises(DatasetError, match=r"rows\.jsonl, line 2: an integer of more than \d+ digits"):
+        read_rows(write(tmp_path / "rows.jsonl", [{"a": 1}, '{"a": ' + "1" * 25_000 + "}"]))
+
+
 def test_a_bad_line_beyond_the_limit_is_not_read(tmp_path):
     assert read_rows(write(tmp_path / "rows.jsonl", [{"a": 1}, "{"]), limit=1) == [{"a": 1}]
 

@@ -68,6 +68,7 @@ def test_bad_golds_are_listed_with_their_rows():
     assert bad[0] == BadGold(1, "", "is empty")
     assert bad[1].reason == "is missing"
     assert bad[2].reason == "is 'none'"
+    assert bad[-1].reason == "is neither text nor number but dict"
     assert bad[3].reason.startswith("cannot be read")
 
 

@@ -71,8 +71,13 @@ def _points(node: Node) -> frozenset[str] | None:
     if isinstance(node, Symbol):
         point = len(node.name) == 1 and node.name.isupper() and node.name not in FUNCTION_NAMES
         return frozenset({node.name}) if point else None
-    found = [_points(child) for child in children(node) if not isinstance(child, Number)]
-    return None if None in found else frozenset().union(*found)
+    points: frozenset[str] = frozenset()
+    for child in children(node):
+        found = frozenset[str]() if isinstance(child, Number) else _points(child)
+        if found is None:
+            return None
+        points |= found
+    return points
 
 
 def _powers(node: Node) -> frozenset[Node]:
