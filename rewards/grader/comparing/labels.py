@@ -52,13 +52,27 @@ def label_of(node: Node, value: Node, in_gold: bool = False) -> str | None:
 
 
 def same_labels(a: Node, b: Node) -> bool:
-    """Whether two labels can name the same value: AB and |BA| can; AB and AB^2, AB and CD, sin A and cos A cannot."""
+    """Whether two labels can name the same value: AB and |BA| can; AB and AB^2, AB and CD, sin A and cos A cannot, nor
+    AO:OB and BO:OA."""
+    parts, other_parts = _parts(a), _parts(b)
+    if parts and other_parts:
+        return len(parts) == len(other_parts) and all(map(same_labels, parts, other_parts))
     points, others = _points(a), _points(b)
     return (
         _powers(a) == _powers(b)
         and _functions(a) == _functions(b)
         and (points is None or others is None or points == others)
     )
+
+
+def _parts(node: Node) -> tuple[Node, ...]:
+    """What a ratio or a fraction divides, in order; empty for another label."""
+    match node:
+        case Ratio(parts):
+            return tuple(parts)
+        case Product((above, Power(below, exponent))) if exponent == MINUS_ONE:
+            return (above, below)
+    return ()
 
 
 def _functions(node: Node) -> frozenset[str]:
