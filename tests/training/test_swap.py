@@ -132,14 +132,15 @@ def test_a_rollout_func_that_does_not_sample_with_led_is_an_error(facts_of):
 
 def test_an_evaluation_is_no_part_of_a_step(facts_of):
     found = facts_of("led")["evaluation"]
-    assert len(logged(found, "eval_loss")) == 3
+    evaluated = logged(found, "eval_led_length")
+    assert len(evaluated) == 3
     for entry in logged(found):
         assert all(entry[f"time/{name}"] >= 0 for name in ("rollout", "reward", "weight_sync", "training"))
         tokens = 8 * entry["rollout/total_length"]
         assert entry["rollout/tokens_per_second"] == pytest.approx(tokens / entry["time/rollout"], rel=1e-3)
-    for entry in logged(found, "eval_loss"):
-        assert entry["eval_rollout/total_length"] > 0
-        assert 0 < entry["eval_led/explored_fraction"] < 1
+    for entry in evaluated:
+        assert entry["eval_standard_length"] > 0
+        assert 0 <= entry["eval_led_pass@1"] <= 1
 
 
 def test_completions_that_a_stop_string_ended_are_whole(facts_of):
