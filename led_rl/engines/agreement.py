@@ -253,7 +253,7 @@ def _agreeing(found: list, posteriors: Tensor, tolerance: float) -> tuple[list, 
         expected = posteriors[:, draw.candidates[at][possible]]
         read.append((float((draw.table[at][: len(posteriors), possible] - expected).abs().max()), draw, at))
     nearest = min((error for error, _, _ in read), default=None)
-    if nearest is None:
+    if nearest is None or (unread and nearest > tolerance):  # other samples of the request, or void steps, read layers
         return unread, None
     return [*unread, *((draw, at) for error, draw, at in read if error <= max(tolerance, nearest))], nearest
 

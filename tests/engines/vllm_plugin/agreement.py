@@ -36,6 +36,6 @@ def check_agreement(
     found = compare(reference, prompts, params, outputs, traced, grammars, TOLERANCE)
     assert not found.faults, found.faults[:5]
     assert found.outside == 0, "tokens that transformers could not have drawn"
-    assert max(found.tables, default=0.0) <= TOLERANCE
-    assert max(found.logprobs, default=0.0) < TOLERANCE
+    assert max(found.tables, default=0.0) <= TOLERANCE, sorted(found.tables)[-5:]
+    assert max(found.logprobs, default=0.0) < TOLERANCE, sorted(found.logprobs)[-5:]
     return found.seen
