@@ -186,6 +186,8 @@ def _estimate(values: Mapping[str, Any]) -> Estimate:
     numbers = {name: value for name, value in values.items() if name in names}
     for name in ("value", "low", "high"):
         numbers[name] = math.nan if numbers[name] is None else numbers[name]
+    if numbers.get("p_value") is not None and numbers.get("detectable") is None:
+        numbers["detectable"] = math.nan  # tested, but what could be detected is unknown; JSON has no NaN
     return Estimate(**numbers)
 
 
