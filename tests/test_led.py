@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from led_rl.led import EPS, LEDDistribution, entropy, led_distribution
+from led_rl.led import EPS, TIE, LEDDistribution, entropy, led_distribution
 
 INF = float("inf")
 
@@ -27,16 +27,16 @@ def loop_led(layers, candidates, temperature=1.0, exploit=True, eps=1e-6):
         weights = [math.exp((logit - top) / (temperature or 1.0)) for logit in logits]
         posteriors.append([weight / math.fsum(weights) for weight in weights])
     sums = [0.0] * len(candidates)
-    most, q, chosen, b = -1.0, None, None, None
-    for j, posterior in enumerate(posteriors):
+    aggregates, entropies = [], []
+    for posterior in posteriors:
         for i, token in enumerate(candidates):
             if layers[0][token] != -INF:
                 sums[i] += max(posterior[token], eps)
         aggregate = [value / math.fsum(sums) for value in sums]
-        h = -math.fsum(p * math.log(p) for p in aggregate if p > 0)
-        b = aggregate if j == 0 else b
-        if h > most + 1e-13:
-            most, q, chosen = h, aggregate, j
+        aggregates.append(aggregate)
+        entropies.append(-math.fsum(p * math.log(p) for p in aggregate if p > 0))
+    chosen = next(j for j, entropy in enumerate(entropies) if entropy >= max(entropies) - TIE)
+    b, q = aggregates[0], aggregates[chosen]
     if temperature == 0:
         b, q = ([float(i == p.index(max(p))) for i in range(len(p))] for p in (b, q))
     confidence = max(posteriors[0])

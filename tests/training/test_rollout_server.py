@@ -31,14 +31,14 @@ def reference(tiny_model):
 
 @pytest.fixture
 def trainer_of(led_server, tiny_model, tmp_path, monkeypatch):
-    """`trainer_of(decoding)`: a trainer whose rollouts come from the server; weights are not sent."""
+    """`trainer_of(decoding, **changes)`: a trainer whose rollouts come from the server; weights are not sent."""
     from datasets import Dataset
     from transformers import AutoTokenizer
 
     monkeypatch.setattr(VLLMClient, "init_communicator", lambda *args, **kwargs: None)
     monkeypatch.setattr(VLLMClient, "update_named_params", lambda *args, **kwargs: None)
 
-    def build(decoding: DecodingParams) -> LEDGRPOTrainer:
+    def build(decoding: DecodingParams, **changes) -> LEDGRPOTrainer:
         args = LEDGRPOConfig(
             output_dir=str(tmp_path),
             per_device_train_batch_size=8,
@@ -64,6 +64,7 @@ def trainer_of(led_server, tiny_model, tmp_path, monkeypatch):
             decoding=decoding.decoding,
             led_k=decoding.k,
             led_depth=decoding.depth,
+            **changes,
         )
         return LEDGRPOTrainer(
             model=tiny_model,
@@ -101,7 +102,7 @@ def test_a_server_that_refuses_the_decoding_is_refused_with_its_reason(trainer_o
 
 
 def test_a_rollout_without_a_thought_is_an_error(trainer_of):
-    trainer = trainer_of(LED)
+    trainer = trainer_of(LED, led_start_marker="~" * 12)  # no completion opens a think part by chance
     trainer.train_dataset = trainer.train_dataset.map(lambda row: {"prompt": PROMPTS[1].format("a")})
     with pytest.raises(RuntimeError, match="no token of this rollout was sampled with it"):
         trainer.train()
