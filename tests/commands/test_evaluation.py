@@ -134,7 +134,7 @@ def children_of(process):
 
 
 def test_a_killed_run_and_two_engines_end_like_one_undisturbed_run(tiny_model, rows, tmp_path):
-    arguments = ["--checkpoints", f"base={tiny_model}", "--benchmarks", f"gsm8k={rows}/gsm8k.jsonl", "--n", "4"]
+    arguments = ["--checkpoints", f"base={tiny_model}", "--benchmarks", f"gsm8k={rows}/gsm8k.jsonl", "--n", "16"]
     finished(evaluation(tmp_path / "whole", *arguments))
     broken = tmp_path / "broken" / "completions.jsonl"
     process = evaluation(broken.parent, *arguments)
@@ -142,12 +142,12 @@ def test_a_killed_run_and_two_engines_end_like_one_undisturbed_run(tiny_model, r
     assert process.returncode == -signal.SIGKILL
     after_kill = lines(broken)
     process = evaluation(broken.parent, *arguments)
-    printed = ended_after(process, broken, after_kill + 15, signal.SIGINT)
+    printed = ended_after(process, broken, after_kill + 1, signal.SIGINT)
     assert process.returncode == 130, printed
     assert "led-rl: interrupted" in printed
     assert "Traceback" not in printed
     done = lines(broken)
-    assert after_kill + 15 <= done < 96
+    assert after_kill + 1 <= done < 8 * 3 * 16
     printed = finished(evaluation(broken.parent, *arguments, "--data-parallel", "2"))
     assert comparable(broken.parent) == comparable(tmp_path / "whole")
     assert lines(broken) == lines(tmp_path / "whole" / "completions.jsonl")  # nothing was generated twice
