@@ -188,18 +188,9 @@ def find_temperature(fraction: float, block: Any, prompts: list[list[int]], samp
 
 def _engines(settings: Settings, model: BenchmarkModel) -> dict[str, "BlockEngine"]:
     """The engine with LED and, if asked for, one without."""
-    import torch
-
     from led_rl.engines.timed_blocks import BlockEngine
 
-    arguments: dict[str, Any] = {
-        "max_model_len": settings.longest,
-        "max_num_seqs": max(settings.batches),
-        "dtype": settings.dtype,
-        "enforce_eager": settings.eager,
-    }
-    if torch.cuda.is_available():
-        arguments["gpu_memory_utilization"] = settings.gpu_memory / (2 if settings.with_plain else 1)
+    arguments = settings.engine_arguments(engines=2 if settings.with_plain else 1)
     depths = {PLAIN: 0} if settings.with_plain else {}  # first, before LED's sampler is installed in this process
     engines = {}
     for name, depth in {**depths, STANDARD: settings.depth}.items():

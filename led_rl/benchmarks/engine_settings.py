@@ -49,5 +49,19 @@ class Settings:
     def warmup_tokens(self) -> int:
         return max(4, self.new_tokens // 4)
 
+    def engine_arguments(self, engines: int = 1) -> dict[str, Any]:
+        """Arguments of vLLM's engine, one of `engines` on a device: room for the largest batch and context."""
+        import torch
+
+        arguments: dict[str, Any] = {
+            "max_model_len": self.longest,
+            "max_num_seqs": max(self.batches),
+            "dtype": self.dtype,
+            "enforce_eager": self.eager,
+        }
+        if torch.cuda.is_available():
+            arguments["gpu_memory_utilization"] = self.gpu_memory / engines
+        return arguments
+
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "output": str(self.output)}

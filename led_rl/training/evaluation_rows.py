@@ -5,10 +5,11 @@ from typing import Any
 from datasets import Dataset
 from transformers import AutoConfig
 
-from led_rl.data import DatasetError, read_rows, to_prompts
+from led_rl.data import DatasetError, read_rows
 from led_rl.decoding import DecodingError, check_decoding
 from led_rl.recipe import RecipeError
 from led_rl.thinking import MissingMarkersError
+from led_rl.training.checks.rows import prompts_of
 from led_rl.training.config import Recipe
 from led_rl.training.evaluation_keys import evaluates, evaluation_decodings
 from led_rl.training.reward_loading import try_rewards
@@ -30,15 +31,7 @@ def load_evaluation_rows(recipe: Recipe) -> Dataset | None:
         return None
     try:
         rows = read_rows(run.eval_dataset, run.eval_dataset_config, run.eval_dataset_split, run.eval_rows)
-        return to_prompts(
-            rows,
-            run.eval_dataset,
-            run.problem_column,
-            run.answer_column,
-            run.answer_extraction,
-            run.prompt_template,
-            run.system_prompt,
-        )
+        return prompts_of(rows, run.eval_dataset, run)
     except DatasetError as error:
         raise DatasetError(f"{recipe.path}: eval_dataset: {error}") from error
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -111,15 +110,7 @@ def throughput(seconds: float) -> Iterator[Check]:
 
 def start_engine(settings: Settings, model: BenchmarkModel) -> BlockEngine:
     """An engine with LED and room for the largest batch and the longest context of the settings."""
-    arguments: dict[str, Any] = {
-        "max_model_len": settings.longest,
-        "max_num_seqs": max(settings.batches),
-        "dtype": settings.dtype,
-        "enforce_eager": settings.eager,
-    }
-    if torch.cuda.is_available():
-        arguments["gpu_memory_utilization"] = settings.gpu_memory
-    return BlockEngine(model.path, settings.depth, model.random_weights, settings.seed, **arguments)
+    return BlockEngine(model.path, settings.depth, model.random_weights, settings.seed, **settings.engine_arguments())
 
 
 def measure_cell(

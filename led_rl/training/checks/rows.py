@@ -7,7 +7,7 @@ from datasets import Dataset
 from led_rl.data import DatasetError, read_rows, to_prompts
 from led_rl.decoding import DecodingParams
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
-from led_rl.training.config import CheckError, Recipe
+from led_rl.training.config import CheckError, Recipe, RunConfig
 from rewards import check_golds
 
 GOLD_KINDS = {"math_answer": "math", "choice_letter": "choice_letter"}
@@ -30,17 +30,22 @@ def load_training_rows(recipe: Recipe) -> Dataset:
         if taken:
             print(f"{recipe.path}: leaving out columns {', '.join(taken)} of {run.dataset!r}: TRL needs these names")
             rows = [{key: value for key, value in row.items() if key not in RESERVED} for row in rows]
-        return to_prompts(
-            rows,
-            run.dataset,
-            run.problem_column,
-            run.answer_column,
-            run.answer_extraction,
-            run.prompt_template,
-            run.system_prompt,
-        )
+        return prompts_of(rows, run.dataset, run)
     except DatasetError as error:
         raise DatasetError(f"{recipe.path}: dataset: {error}") from error
+
+
+def prompts_of(rows: list[dict[str, Any]], source: str, run: RunConfig) -> Dataset:
+    """Rows with a chat prompt, made as the recipe's keys say. Raises DatasetError naming `source` and the row."""
+    return to_prompts(
+        rows,
+        source,
+        run.problem_column,
+        run.answer_column,
+        run.answer_extraction,
+        run.prompt_template,
+        run.system_prompt,
+    )
 
 
 def check_gold_column(recipe: Recipe, dataset: Dataset) -> Dataset:
