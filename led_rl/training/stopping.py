@@ -3,6 +3,7 @@
 import ctypes
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +11,28 @@ from types import FrameType
 
 STOPPED = 128 + signal.SIGTERM  # exit status of a run that SIGTERM stopped, its state saved
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ONE_ORDER = 5.0  # seconds
 LAUNCHERS = ("accelerate", "torchrun", "torch.distributed", "deepspeed")
 
 
 @contextmanager
 def stop_on_sigterm(request: Callable[[], None]) -> Iterator[None]:
-    """While open, the first SIGTERM calls `request`; a second one ends the process at once."""
+    """While open, the first SIGTERM calls `request`; another one after ONE_ORDER ends the process at once.
+
+    One order to stop may arrive several times: Linux sends PR_SET_PDEATHSIG for each thread of a dying launcher that
+    was the parent in turn, and job managers signal a group whose launcher passes the signal on.
+    """
+    ordered = None
 
     def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        nonlocal ordered
+        now = time.monotonic()
+        if ordered is not None:
+            if now - ordered > ONE_ORDER:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.raise_signal(signal.SIGTERM)
+            return
+        ordered = now
         print("SIGTERM: saving after this step, then stopping", file=sys.stderr, flush=True)
         request()
 
@@ -26,7 +40,8 @@ def stop_on_sigterm(request: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if ordered is None:  # else the order may still be repeated while the process ends
+            signal.signal(signal.SIGTERM, before)
 
 
 def end_with_launcher(parent: int) -> None:

@@ -77,7 +77,10 @@ def test_sigterm_saves_and_a_killed_launcher_leaves_no_orphan(endless, start, tm
     run = start(sys.executable, *endless)
     wait_for(lambda: re.search(r"step \d+/5000", log.read_text()), run, log)
     run.send_signal(signal.SIGTERM)
+    wait_for(lambda: "SIGTERM: saving" in log.read_text(), run, log)
+    run.send_signal(signal.SIGTERM)  # the same order, passed on by a launcher
     assert run.wait(DEADLINE) == 143
+    assert log.read_text().count("SIGTERM: saving") == 1
     assert f"resuming from {out / f'checkpoint-{first}'}" in log.read_text()
     assert newest(out) > first
     assert "the same command goes on from there" in log.read_text()
