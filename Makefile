@@ -11,7 +11,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/python -m led_rl.toy.quickstart $(if $(SMOKE),--smoke)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 # About three hours on two cores; what exists is not done again.
 study-support: $(INSTALLED)
