@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from led_rl.decoding import DecodingParams
+from led_rl.decoding import DecodingParams, is_tied
 from led_rl.engines.engine import Completion, Request, Sampling
 from led_rl.led import LEDDistribution, led_distribution
 from led_rl.thinking import ThinkMarkers
@@ -32,6 +32,7 @@ class TransformersEngine:
         if getattr(model.config, "attn_logit_softcapping", None):
             model.set_attn_implementation("eager")  # the default one leaves Gemma 2's cap on attention out
         self.model = model.eval()
+        self.tied = is_tied(model.config)
         self.capacity = self.max_num_seqs = max_num_seqs
         self._waiting: list[tuple[int, Request]] = []
         self.tokenizer = tokenizer
@@ -49,7 +50,7 @@ class TransformersEngine:
         """
         head = self.model.get_output_embeddings()
         states = [hidden_states[-1]]
-        for layer in decoding.layers(len(hidden_states) - 1):
+        for layer in decoding.layers(len(hidden_states) - 1, self.tied):
             state = hidden_states[layer]
             states.append(self.model.base_model.norm(state) if decoding.latent_norm else state)
         logits = head(torch.stack(states, dim=-2)).float()

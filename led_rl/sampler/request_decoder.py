@@ -27,6 +27,7 @@ class RequestDecoder:
         num_layers: of the model.
         vocab: size of the vocabulary.
         slots: how many requests may be admitted at a time.
+        tied: the model's LM head is its embedding.
 
     Attributes:
         slots: the admitted requests.
@@ -36,10 +37,18 @@ class RequestDecoder:
         step_support: what the last step's rows could draw; the engine takes it.
     """
 
-    def __init__(self, options: EngineOptions, num_layers: int, vocab: int, slots: int, device: torch.device):
-        captured = options.captured_layers(num_layers)
+    def __init__(
+        self,
+        options: EngineOptions,
+        num_layers: int,
+        vocab: int,
+        slots: int,
+        device: torch.device,
+        tied: bool = False,
+    ):
+        captured = options.captured_layers(num_layers, tied)
         self.options = options
-        self.slots = DecodingSlots(slots, captured, num_layers, len(STATISTICS) + 1 + len(captured), device)
+        self.slots = DecodingSlots(slots, captured, num_layers, len(STATISTICS) + 1 + len(captured), device, tied)
         self.totals = Totals(self.slots)
         self.check = FirstBatchCheck(captures=bool(captured))
         self.trace: list[TracedStep] | None = None

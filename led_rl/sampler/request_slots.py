@@ -1,5 +1,6 @@
 """Per-request decoding state on the device: one slot a request, updated in the decode loop without a host sync."""
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams, decoding_of
+from led_rl.decoding import AGGREGATIONS, DecodingParams, decoding_of
+from led_rl.methods.properties import DECODINGS
 from led_rl.sampler.columns import (
     AGGREGATION,
     ALWAYS,
@@ -20,6 +22,7 @@ from led_rl.sampler.columns import (
     KNOWN,
     NEVER,
     NORMED,
+    NUMBER,
     ORDER,
     K,
 )
@@ -63,10 +66,16 @@ class DecodingSlots:
     """
 
     def __init__(
-        self, count: int, captured_layers: tuple[int, ...], num_layers: int, statistics: int, device: torch.device
+        self,
+        count: int,
+        captured_layers: tuple[int, ...],
+        num_layers: int,
+        statistics: int,
+        device: torch.device,
+        tied: bool = False,
     ):
         self.captured = captured_layers
-        self.num_layers = num_layers
+        self.num_layers, self.tied = num_layers, tied
         self.device = device
         self.spare = count
         self.settings = torch.zeros(count + 1, ORDER + len(captured_layers), dtype=torch.int64, device=device)
@@ -103,12 +112,14 @@ class DecodingSlots:
         if markers is not None:
             unmarked = params.think_start == "prompt"
             state = self._offset(markers) + markers.automaton.state_after(token_ids[:known], unmarked)
-        layers = params.layers(self.num_layers)
+        layers = params.layers(self.num_layers, self.tied)
         row = [0] * self.settings.shape[1]
         row[KNOWN], row[DECODING], row[DEPTH] = known, DECODINGS.index(params.decoding), 1 + len(layers)
         row[K], row[EXPLOIT], row[COIN] = params.k, params.exploit, params.draw == "coin"
         row[AGGREGATION], row[NORMED] = AGGREGATIONS.index(params.aggregation), params.latent_norm
         row[GREEDY], row[KEY] = temperature == 0, key_of(seed)
+        for i, name in enumerate(params.properties.numbers):
+            row[NUMBER + i] = float_bits(getattr(params, name))
         row[ORDER : ORDER + len(layers)] = [self.captured.index(layer) for layer in layers]
         self.slots[slot] = Slot(params, extra_args, row, markers)
         self.staged[slot] = row, state
@@ -254,6 +265,11 @@ class Working:
         after = slots.goto[self.state, (hit * slots.symbols).sum(-1)]
         self.state = torch.where(positions >= self.known, after, self.state)
         return slots.thinks[self.state] & (positions >= self._last_known)
+
+
+def float_bits(value: float) -> int:
+    """A float64 as the integer of the same bits."""
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
 
 
 COMPILED = tuple(DECODINGS.index(name) for name in ("led", "top_k_control"))

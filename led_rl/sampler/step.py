@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from led_rl.sampler.columns import AGGREGATION, COIN, DEPTH, EXPLOIT, GREEDY, NORMED, ORDER, K
+from led_rl.methods.properties import PROPERTIES
+from led_rl.sampler.columns import AGGREGATION, COIN, DEPTH, EXPLOIT, GREEDY, NORMED, NUMBER, ORDER, K
 from led_rl.sampler.final_layer import log_p_of, top_k, with_one_candidate
 from led_rl.sampler.latent_layers import Head, LatentStatistics
 from led_rl.sampler.request_slots import Needs
@@ -80,6 +81,11 @@ class Step:
         if greedy is not None:
             first = torch.where(greedy, self.logits.argmax(-1), first)
         return with_one_candidate(self.undrawable, first, candidates, posteriors, allowed)
+
+    def number(self, name: str, decoding: str) -> Tensor:
+        """(n,) float64: one of the decoding's own numbers, which `Properties.numbers` names."""
+        column = NUMBER + PROPERTIES[decoding].numbers.index(name)
+        return self.settings[:, column].contiguous().view(torch.float64)
 
     def greedy(self) -> Tensor | None:
         return self.flag(GREEDY)
