@@ -158,6 +158,11 @@ class DecodingParams:
         """Whether `depth` or `latent_layers` say which layers it reads."""
         return self.reads_latents and not self.properties.own_keys
 
+    @property
+    def normed(self) -> bool:
+        """Whether latent states go through the final norm before the LM head."""
+        return self.latent_norm or self.properties.final_norm
+
     def layers(self, num_layers: int, tied: bool = False) -> tuple[int, ...]:
         """Latent layers in the order of the method, for a model of `num_layers` layers; raises if it has too few.
 

@@ -16,6 +16,7 @@ class Properties:
         keeps_graphs: the engine may replay CUDA graphs while it decodes so.
         keeps_prefix_cache: what it computes for a token depends on the token ids before it alone, so that the KV cache
             of a prefix serves every request.
+        final_norm: latent states go through the model's final norm, whatever `latent_norm` says.
         candidates: the request key k, where the request does not name it.
         numbers: request keys of its own that a step reads for each row, at most NUMBERS (sampler/columns.py).
         keys: further request keys that no other decoding has.
@@ -26,6 +27,7 @@ class Properties:
     has_log_probability: bool = True
     keeps_graphs: bool = True
     keeps_prefix_cache: bool = True
+    final_norm: bool = False
     candidates: int = 8
     numbers: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
@@ -43,7 +45,7 @@ PROPERTIES = {
     "top_k_control": Properties(),
     "led_reference": Properties(reads_latents=True),
     "dola": Properties(reads_latents=True, candidates=64, numbers=("dola_relative_top",), keys=("dola_layers",)),
-    "near_final": Properties(reads_latents=True, candidates=20, keys=("near_final_layers",)),
+    "near_final": Properties(reads_latents=True, final_norm=True, candidates=20, keys=("near_final_layers",)),
     "soft_thinking": Properties(
         changes_forward=True,
         has_log_probability=False,

@@ -1,7 +1,8 @@
 """Per-request decoding state on the device: one slot a request, updated in the decode loop without a host sync."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +86,7 @@ class DecodingSlots:
         self.generation = 0  # grows when requests join or leave
         self.slots: dict[int, Slot] = {}
         self.staged: dict[int, tuple[list[int], int]] = {}
-        self._needs: Needs | None = None
+        self._needs: dict[tuple[int, ...] | None, Needs] = {}
         self._working: Working | None = None
         self._automata: dict[ThinkMarkers, int] = {}
         self._install_automata()
@@ -116,19 +117,19 @@ class DecodingSlots:
         row = [0] * self.settings.shape[1]
         row[KNOWN], row[DECODING], row[DEPTH] = known, DECODINGS.index(params.decoding), 1 + len(layers)
         row[K], row[EXPLOIT], row[COIN] = params.k, params.exploit, params.draw == "coin"
-        row[AGGREGATION], row[NORMED] = AGGREGATIONS.index(params.aggregation), params.latent_norm
+        row[AGGREGATION], row[NORMED] = AGGREGATIONS.index(params.aggregation), params.normed
         row[GREEDY], row[KEY] = temperature == 0, key_of(seed)
         for i, name in enumerate(params.properties.numbers):
             row[NUMBER + i] = float_bits(getattr(params, name))
         row[ORDER : ORDER + len(layers)] = [self.captured.index(layer) for layer in layers]
         self.slots[slot] = Slot(params, extra_args, row, markers)
         self.staged[slot] = row, state
-        self._needs = None
+        self._needs.clear()
 
     def release(self, slot: int) -> None:
         del self.slots[slot]
         self.staged[slot] = [0] * self.settings.shape[1], NEVER
-        self._needs = None
+        self._needs.clear()
 
     def flush(self) -> None:
         """Moves what was admitted or released since the last step to the device, in one transfer."""
@@ -143,13 +144,16 @@ class DecodingSlots:
         self.sums[slots] = 0.0
         self.staged.clear()
 
-    def needs(self) -> Needs:
-        """Of the requests admitted now, at least one; worked out when they change, not at every step."""
-        if self._needs is None:
-            rows = [slot.row for slot in self.slots.values()]
+    def needs(self, kinds: tuple[int, ...] | None = None) -> Needs:
+        """Of the requests admitted now, at least one, or of those of some decodings.
+
+        Worked out when they change, not at every step.
+        """
+        if kinds not in self._needs:
+            rows = [slot.row for slot in self.slots.values() if kinds is None or slot.row[DECODING] in kinds]
             orders = {tuple(row[ORDER : ORDER + row[DEPTH] - 1]) for row in rows}
             seen = {column: {row[column] for row in rows} for column in (DECODING, K, DEPTH, *_FLAGS)}
-            self._needs = Needs(
+            self._needs[kinds] = Needs(
                 decodings=tuple(sorted(seen[DECODING])),
                 k=max(seen[K]),
                 same_k=len(seen[K]) == 1,
@@ -158,7 +162,21 @@ class DecodingSlots:
                 shared={column: next(iter(seen[column])) if len(seen[column]) == 1 else None for column in _FLAGS},
                 order=next(iter(orders)) if len(orders) == 1 else None,
             )
-        return self._needs
+        return self._needs[kinds]
+
+    @contextmanager
+    def only(self, kinds: tuple[int, ...]) -> Iterator[None]:
+        """Requests of other decodings stand still meanwhile: they are not drawn, and do not follow their markers."""
+        self.flush()
+        column = self.settings[:, DECODING]
+        others = torch.ones_like(column, dtype=torch.bool)
+        for kind in kinds:
+            others &= column != kind
+        kept = self.state.clone()
+        self.state.masked_fill_(others, NEVER)
+        yield
+        self.settle()
+        self.state.copy_(torch.where(others, kept, self.state))
 
     def at(self, index: Tensor, temperature: Tensor) -> "Working":
         """The slots of a batch's rows (rows,), `spare` for rows that decode as usual, to work on in the batch's order.

@@ -1,5 +1,6 @@
 """One step of the rows that share a decoding: what a decoding (decodings/) is given and what it gives back."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -129,14 +130,21 @@ class Step:
             order = settings[:, ORDER : ORDER + self.needs.latents] if order is None else order
         return self.model.latent_statistics(order, rows, candidates, 1.0 / temperature, normed, needed)
 
-    def latent_logits(self) -> list[Tensor]:
-        """(n, vocab) float32 logits after temperature of each latent layer, whole: slow."""
+    def latent_count(self) -> Tensor:
+        """(n,) latent layers of each row; those beyond in `latent_logits` are not its own."""
+        return self.settings[:, DEPTH] - 1
+
+    def latent_logits(self, tempered: bool = True) -> Iterator[Tensor]:
+        """(n, vocab) float32 logits of each latent layer in turn, whole: slow. After temperature, or before it."""
         normed = None if self.needs.shared[NORMED] == 0 else self.settings[:, NORMED].bool()
         order = self.settings[:, ORDER : ORDER + self.needs.latents]
-        return [
-            self.model.latent_logits(order[:, i], self.rows, normed).float() / self.temperature[:, None]
-            for i in range(self.needs.latents)
-        ]
+        for i in range(self.needs.latents):
+            logits = self.model.latent_logits(order[:, i], self.rows, normed).float()
+            yield logits / self.temperature[:, None] if tempered else logits
+
+    def untempered(self) -> Tensor:
+        """(n, vocab) the final layer's logits before temperature, after every edit."""
+        return self.logits * self.temperature[:, None]
 
 
 class LatentModel(Protocol):
