@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from led_rl.decoding import DecodingParams, is_tied
+from led_rl.decoding import DecodingError, DecodingParams, is_tied
 from led_rl.engines.engine import Completion, Request, Sampling
 from led_rl.led import LEDDistribution, led_distribution
 from led_rl.methods.dola import dola
@@ -171,6 +171,11 @@ class TransformersEngine:
             explored = torch.zeros_like(policy).scatter_(-1, led.candidates, led.mu)
         elif decoding.decoding == "top_k_control":
             explored = standard_policy(logits[:, 0], Sampling(sampling.temperature, top_k=decoding.k))
+        elif not decoding.is_standard:
+            raise DecodingError(
+                f"decoding {decoding.decoding!r} changes the forward pass, which the transformers engine does not: use "
+                "engine: vllm"
+            )
         else:
             return policy.log()
         rows = torch.tensor([on or not decoding.think_only for on in thinking])

@@ -15,6 +15,7 @@ from led_rl.engines.environment import has_gpu
 from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.checkpoints import Model
 from led_rl.evaluation.recipe import EvaluationRecipe
+from led_rl.evaluation.records import EvaluationError
 from led_rl.sampler.capture_options import MAX_K, admitting
 
 
@@ -61,6 +62,11 @@ def _engine(recipe: EvaluationRecipe, model: Model, path: str, arms: dict[str, A
         options = _vllm_options(recipe, text.num_hidden_layers, is_tied(text), arms, longest_prompt)
         build = partial(_vllm, path, options)
         return EngineProcesses(build, recipe.data_parallel, recipe.tensor_parallel_size)
+    for name, arm in arms.items():
+        if arm.decoding.properties.changes_forward:
+            raise EvaluationError(
+                f"arm {name!r}: {arm.decoding.decoding} changes the forward pass; it needs engine: vllm"
+            )
     build = partial(_transformers, path, recipe.max_num_seqs)
     return build() if recipe.data_parallel == 1 else EngineProcesses(build, recipe.data_parallel)
 
