@@ -39,7 +39,7 @@ class DecodingParams:
         decoding: `standard` (the engine's own sampling), `led`, or one of the others that docs/decodings.md defines.
         depth: layers read, final layer included (d in the paper); 1 is the final layer alone.
         k: candidates: the final layer's k most probable tokens (`near_final`: the chosen layer's). None becomes the
-            decoding's own, 8 with LED.
+            decoding's own: 64 with `dola`, 20 with `near_final`, otherwise 8.
         latent_layers: explicit latent layers, in the order of aggregation, by the number of transformer layers that the
             residual stream has passed (`hidden_states[l]` of transformers); None means L-1, L-2, ... L-depth+1.
         latent_norm: apply the model's final norm to latent states before the LM head.
@@ -52,15 +52,15 @@ class DecodingParams:
             paper), `marker` waits until the model opens the think part itself.
         start_marker: what opens the think part: text that the tokenizer turns into one token or several, or token ids.
         end_marker: what closes it, likewise.
-        dola_layers: premature layers that `dola` chooses from: the bucket `low` or `high`, or explicit layers.
+        dola_layers: premature layers that `dola` chooses from: the bucket `low` or `high`, or a list of layers.
         dola_relative_top: `dola` draws tokens of at least this share of the most probable one's probability.
         near_final_layers: how many layers below the final one `near_final` goes back at most.
         soft_top_k: tokens whose embeddings `soft_thinking` mixes.
-        soft_cold_stop_entropy: nats; `soft_thinking` ends its thought after `soft_cold_stop_length` steps in a row
-            below it. A length of 0 never does.
+        soft_cold_stop_entropy: nats; steps of `soft_thinking` below it are confident.
+        soft_cold_stop_length: so many confident steps in a row end its thought; 0 never does.
         gumbel_temperature: of the Gumbel-softmax weights of `soft_thinking_gumbel`.
         noise_layers: layers whose output `latent_noise` disturbs; None means the middle third.
-        noise_scale: standard deviation of the noise at confidence 0, as a share of the state's own.
+        noise_scale: standard deviation of the noise at confidence 0, as a share of the state's root mean square.
     """
 
     decoding: str = "standard"
