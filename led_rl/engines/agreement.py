@@ -154,7 +154,9 @@ def compare(
             led = led_distribution(
                 logits, decoding.k, param.temperature, exploit=decoding.exploit, aggregation=decoding.aggregation
             )
-            chooses = decoding.decoding in CHOOSING  # their tables are those of temperature 1
+            chooses = decoding.decoding in CHOOSING  # their tables are of temperature 1, without forbidden tokens
+            if chooses:
+                logits = logits.masked_fill(logits[:, :1].isneginf(), -torch.inf)
             posteriors = (logits / (1.0 if chooses else param.temperature or 1.0)).softmax(-1)
             settings = param.temperature, param.top_p, max(param.top_k, 0), param.min_p
             standard = standard_policy(logits[:, 0], Sampling(*settings))
