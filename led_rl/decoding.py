@@ -9,15 +9,17 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
+from led_rl.methods.premature_layers import BUCKETS, bucket
+from led_rl.methods.properties import DECODINGS, PROPERTIES, Properties, owners
 from led_rl.thinking import END, START, MissingMarkersError, ThinkMarkers, Tokenizer
 
 PREFIX = "led"
-READS_LATENTS = {"standard": False, "led": True, "top_k_control": False, "led_reference": True}
-DECODINGS = tuple(READS_LATENTS)
 DRAWS = ("coin", "marginal")
 AGGREGATIONS = ("cumulative_sum", "mean_all", "max_entropy_layer", "product")
 THINK_STARTS = ("prompt", "marker")
 MARKER_LENGTH = 64
+OWN_KEYS = tuple(dict.fromkeys(key for properties in PROPERTIES.values() for key in properties.own_keys))
+LARGEST_NUMBER, LEAST_TEMPERATURE = 1e6, 1e-3  # of request keys that are no integers
 LARGEST_INTEGER = 2**31 - 1  # of any request key; an engine bounds k and token ids further
 
 
@@ -34,12 +36,10 @@ class DecodingParams:
     """Decoding of one request.
 
     Attributes:
-        decoding: `standard` (the engine's own sampling), `led`, `top_k_control`: while thinking, the final layer's
-            distribution restricted to its k most probable tokens; the control in every comparison with LED, or
-            `led_reference`: LED as its reference code computes it, a full softmax of every layer of every row; slow,
-            for benchmarks.
+        decoding: `standard` (the engine's own sampling), `led`, or one of the others that docs/decodings.md defines.
         depth: layers read, final layer included (d in the paper); 1 is the final layer alone.
-        k: candidates: the final layer's k most probable tokens.
+        k: candidates: the final layer's k most probable tokens (`near_final`: the chosen layer's). None becomes the
+            decoding's own: 64 with `dola`, 20 with `near_final`, otherwise 8.
         latent_layers: explicit latent layers, in the order of aggregation, by the number of transformer layers that the
             residual stream has passed (`hidden_states[l]` of transformers); None means L-1, L-2, ... L-depth+1.
         latent_norm: apply the model's final norm to latent states before the LM head.
@@ -52,11 +52,20 @@ class DecodingParams:
             paper), `marker` waits until the model opens the think part itself.
         start_marker: what opens the think part: text that the tokenizer turns into one token or several, or token ids.
         end_marker: what closes it, likewise.
+        dola_layers: premature layers that `dola` chooses from: the bucket `low` or `high`, or a list of layers.
+        dola_relative_top: `dola` draws tokens of at least this share of the most probable one's probability.
+        near_final_layers: how many layers below the final one `near_final` goes back at most.
+        soft_top_k: tokens whose embeddings `soft_thinking` mixes.
+        soft_cold_stop_entropy: nats; steps of `soft_thinking` below it are confident.
+        soft_cold_stop_length: so many confident steps in a row end its thought; 0 never does.
+        gumbel_temperature: of the Gumbel-softmax weights of `soft_thinking_gumbel`.
+        noise_layers: layers whose output `latent_noise` disturbs; None means the middle third.
+        noise_scale: standard deviation of the noise at confidence 0, as a share of the state's root mean square.
     """
 
     decoding: str = "standard"
     depth: int = 8
-    k: int = 8
+    k: int = None  # type: ignore[assignment]
     latent_layers: tuple[int, ...] | None = None
     latent_norm: bool = False
     exploit: bool = True
@@ -66,6 +75,15 @@ class DecodingParams:
     think_start: str = "prompt"
     start_marker: str | tuple[int, ...] = START
     end_marker: str | tuple[int, ...] = END
+    dola_layers: str | tuple[int, ...] = "low"
+    dola_relative_top: float = 0.1
+    near_final_layers: int = 10
+    soft_top_k: int = 10
+    soft_cold_stop_entropy: float = 0.01
+    soft_cold_stop_length: int = 256
+    gumbel_temperature: float = 0.5
+    noise_layers: tuple[int, ...] | None = None
+    noise_scale: float = 0.1
 
     def __post_init__(self) -> None:
         _one_of("decoding", self.decoding, DECODINGS)
@@ -73,6 +91,8 @@ class DecodingParams:
         _one_of("aggregation", self.aggregation, AGGREGATIONS)
         _one_of("think_start", self.think_start, THINK_STARTS)
         _integer("depth", self.depth, 1)
+        if self.k is None:
+            object.__setattr__(self, "k", self.properties.candidates)
         _integer("k", self.k, 1)
         for name in ("latent_norm", "exploit", "think_only"):
             value = getattr(self, name)
@@ -80,11 +100,15 @@ class DecodingParams:
                 object.__setattr__(self, name, bool(value))
             else:
                 raise DecodingError(f"{PREFIX}_{name} must be true or false, got {value!r}")
-        if self.latent_layers is not None:
-            layers = _integers("latent_layers", self.latent_layers)
+        self._check_own_keys()
+        for name in ("latent_layers", "dola_layers", "noise_layers"):
+            given = getattr(self, name)
+            if given is None or (isinstance(given, str) and name == "dola_layers"):
+                continue
+            layers = _integers(name, given)
             if len(set(layers)) != len(layers):
-                raise DecodingError(f"{PREFIX}_latent_layers must not repeat a layer, got {list(layers)}")
-            object.__setattr__(self, "latent_layers", layers)
+                raise DecodingError(f"{PREFIX}_{name} must not repeat a layer, got {list(layers)}")
+            object.__setattr__(self, name, layers)
         for name in ("start_marker", "end_marker"):
             marker = getattr(self, name)
             if not marker or (hasattr(marker, "__len__") and len(marker) > MARKER_LENGTH):
@@ -99,18 +123,57 @@ class DecodingParams:
                 "thinking would never end"
             )
 
+    def _check_own_keys(self) -> None:
+        """Checks the keys of single decodings, and that no other decoding was given them."""
+        for key in OWN_KEYS:
+            names = owners(key)
+            if self.decoding not in names and getattr(self, key) != type(self).__dataclass_fields__[key].default:
+                raise DecodingError(f"{PREFIX}_{key} belongs to {', '.join(names)}; the decoding is {self.decoding!r}")
+        if isinstance(self.dola_layers, str):
+            _one_of("dola_layers", self.dola_layers, BUCKETS, " or a list of layers")
+        elif not _integers("dola_layers", self.dola_layers):
+            raise DecodingError(f"{PREFIX}_dola_layers must name at least one layer, got {self.dola_layers!r}")
+        _number(self, "dola_relative_top", 0, 1)
+        _integer("near_final_layers", self.near_final_layers, 1)
+        _integer("soft_top_k", self.soft_top_k, 1)
+        _number(self, "soft_cold_stop_entropy", 0, LARGEST_NUMBER)
+        _integer("soft_cold_stop_length", self.soft_cold_stop_length, 0)
+        _number(self, "gumbel_temperature", LEAST_TEMPERATURE, LARGEST_NUMBER)
+        _number(self, "noise_scale", 0, LARGEST_NUMBER)
+
+    @property
+    def properties(self) -> Properties:
+        return PROPERTIES[self.decoding]
+
     @property
     def is_standard(self) -> bool:
         return self.decoding == "standard"
 
     @property
     def reads_latents(self) -> bool:
-        return READS_LATENTS[self.decoding]
+        return self.properties.reads_latents
 
-    def layers(self, num_layers: int) -> tuple[int, ...]:
-        """Latent layers in the order of aggregation, for a model of `num_layers` layers; raises if it has too few."""
+    @property
+    def reads_depth(self) -> bool:
+        """Whether `depth` or `latent_layers` say which layers it reads."""
+        return self.reads_latents and not self.properties.own_keys
+
+    @property
+    def normed(self) -> bool:
+        """Whether latent states go through the final norm before the LM head."""
+        return self.latent_norm or self.properties.final_norm
+
+    def layers(self, num_layers: int, tied: bool = False) -> tuple[int, ...]:
+        """Latent layers in the order of the method, for a model of `num_layers` layers; raises if it has too few.
+
+        `tied`: the model's LM head is its embedding (`tie_word_embeddings`).
+        """
         if not self.reads_latents:
             return ()
+        if self.decoding == "near_final":
+            return tuple(range(num_layers - 1, max(num_layers - 1 - self.near_final_layers, 0), -1))
+        if self.decoding == "dola":
+            return self._premature_layers(num_layers, tied)
         layers = self.latent_layers
         if layers is None:
             if self.depth > num_layers:
@@ -119,9 +182,16 @@ class DecodingParams:
                     f"allowed: 1 to {num_layers}"
                 )
             layers = tuple(range(num_layers - 1, num_layers - self.depth, -1))
-        if outside := [layer for layer in layers if layer >= num_layers]:
+        return _within("latent_layers", layers, num_layers)
+
+    def _premature_layers(self, num_layers: int, tied: bool) -> tuple[int, ...]:
+        if not isinstance(self.dola_layers, str):
+            return _within("dola_layers", self.dola_layers, num_layers)
+        layers = bucket(self.dola_layers, num_layers, tied)
+        if not layers:
             raise DecodingError(
-                f"{PREFIX}_latent_layers names {outside}, but the model's latent layers are 0 to {num_layers - 1}"
+                f"{PREFIX}_dola_layers={self.dola_layers} has no layer in a model of {num_layers} layers whose "
+                "embeddings are tied; name a list of layers"
             )
         return layers
 
@@ -139,7 +209,7 @@ class DecodingParams:
             return {}
         default = DecodingParams(decoding=self.decoding)
         extra_args: dict[str, Any] = {f"{PREFIX}_decoding": self.decoding}
-        if self.reads_latents and self.latent_layers is None:
+        if self.reads_depth and self.latent_layers is None:
             extra_args[f"{PREFIX}_depth"] = self.depth
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
@@ -172,15 +242,17 @@ class DecodingParams:
                 f"{given['decoding']!r}; leave one of them out"
             )
         given |= switched
+        if "k" in given:
+            _integer("k", given["k"], 1)
         if set(given) - {"decoding"} and "decoding" not in given:
             keys = ", ".join(f"{PREFIX}_{name}" for name in given)
             raise DecodingError(f"{keys} given without a decoding; add led: true or {PREFIX}_decoding")
         return cls(**given)
 
 
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def _one_of(name: str, value: object, allowed: tuple[str, ...], besides: str = "") -> None:
     if value not in allowed:
-        raise DecodingError(f"{PREFIX}_{name} must be one of {', '.join(allowed)}; got {value!r}")
+        raise DecodingError(f"{PREFIX}_{name} must be one of {', '.join(allowed)}{besides}; got {value!r}")
 
 
 def _integers(name: str, values: object) -> tuple[int, ...]:
@@ -192,9 +264,23 @@ def _integers(name: str, values: object) -> tuple[int, ...]:
     return values
 
 
+def _within(name: str, layers: tuple[int, ...], num_layers: int) -> tuple[int, ...]:
+    if outside := [layer for layer in layers if layer >= num_layers]:
+        raise DecodingError(f"{PREFIX}_{name} names {outside}, but the model's latent layers are 0 to {num_layers - 1}")
+    return layers
+
+
 def _integer(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST_INTEGER:
         raise DecodingError(f"{PREFIX}_{name} must be an integer >= {least} and <= {LARGEST_INTEGER}, got {value!r}")
+
+
+def _number(params: DecodingParams, name: str, least: float, most: float) -> None:
+    """Checks a number of `params` and makes it a float: over HTTP 1.0 may come as 1."""
+    value = getattr(params, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise DecodingError(f"{PREFIX}_{name} must be a number >= {least:g} and <= {most:g}, got {value!r}")
+    object.__setattr__(params, name, float(value))
 
 
 def decoding_of(extra_args: Mapping[str, Any] | None) -> DecodingParams:
@@ -229,6 +315,11 @@ def _remembered(items: tuple[tuple[str, Hashable, Hashable], ...]) -> DecodingPa
     return DecodingParams.from_extra_args({key: value for key, value, _ in items})
 
 
+def is_tied(model_config: Any) -> bool:
+    """Whether a model's LM head is its embedding."""
+    return bool(getattr(model_config, "tie_word_embeddings", False))
+
+
 def check_decoding(decoding: DecodingParams, model_config: Any, tokenizer: Tokenizer) -> ThinkMarkers | None:
     """The tokenizer's think markers, None if it has none and needs none.
 
@@ -236,7 +327,8 @@ def check_decoding(decoding: DecodingParams, model_config: Any, tokenizer: Token
         DecodingError: the model has fewer layers than the decoding reads.
         MissingMarkersError: the decoding follows the thinking phase, and the tokenizer cannot spell its markers.
     """
-    decoding.layers(model_config.get_text_config().num_hidden_layers)
+    text = model_config.get_text_config()
+    decoding.layers(text.num_hidden_layers, is_tied(text))
     try:
         return decoding.markers(tokenizer)
     except MissingMarkersError:

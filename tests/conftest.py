@@ -35,11 +35,18 @@ def tiny_model(tmp_path_factory):
 @pytest.fixture(scope="session")
 def engine(tiny_model):
     """One vLLM engine with LED, shared by the tests."""
+    from led_rl.benchmarks.acceptance.requests import BASELINES
     from led_rl.engines.vllm_engine import VLLMEngine
 
     # room for every prompt at once: vLLM on CPU crashes on a seeded request whose prefill is cut into chunks
     return VLLMEngine(
-        tiny_model, depth=8, max_model_len=256, max_num_seqs=128, max_num_batched_tokens=16384, support=True
+        tiny_model,
+        depth=8,
+        max_model_len=256,
+        max_num_seqs=128,
+        max_num_batched_tokens=16384,
+        support=True,
+        baselines=BASELINES,
     )
 
 

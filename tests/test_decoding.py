@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from led_rl.decoding import AGGREGATIONS, DECODINGS, DRAWS, DecodingError, DecodingParams
+from led_rl.decoding import AGGREGATIONS, DRAWS, OWN_KEYS, DecodingError, DecodingParams
+from led_rl.methods.properties import DECODINGS, PROPERTIES
 from led_rl.sampler.capture_options import EngineOptions
 
 KEYS = (
@@ -24,22 +25,47 @@ KEYS = (
     "led_think_start",
     "led_start_marker",
     "led_end_marker",
+    *(f"led_{key}" for key in OWN_KEYS),
 )
 markers = st.text(min_size=1, max_size=9) | st.lists(st.integers(0, 10**6), min_size=1, max_size=9).map(tuple)
-parameters = st.builds(
-    DecodingParams,
-    decoding=st.sampled_from([name for name in DECODINGS if name != "standard"]),
-    depth=st.integers(1, 99),
-    k=st.integers(1, 10**6),
-    latent_layers=st.none() | st.lists(st.integers(0, 99), unique=True).map(tuple),
-    latent_norm=st.booleans(),
-    exploit=st.booleans(),
-    draw=st.sampled_from(DRAWS),
-    aggregation=st.sampled_from(AGGREGATIONS),
-    think_only=st.booleans(),
-    think_start=st.sampled_from(["prompt", "marker"]),
-    start_marker=markers,
-    end_marker=markers.map(lambda marker: f"/{marker}/" if isinstance(marker, str) else (*marker, 1)),
+layers = st.lists(st.integers(0, 30), min_size=1, max_size=9, unique=True).map(tuple)
+OWN = {
+    "dola_layers": st.sampled_from(["low", "high"]) | layers,
+    "dola_relative_top": st.floats(0, 1) | st.integers(0, 1),
+    "near_final_layers": st.integers(1, 99),
+    "soft_top_k": st.integers(1, 99),
+    "soft_cold_stop_entropy": st.floats(0, 10),
+    "soft_cold_stop_length": st.integers(0, 999),
+    "gumbel_temperature": st.floats(0.01, 10),
+    "noise_layers": st.none() | layers,
+    "noise_scale": st.floats(0, 10),
+}
+
+
+def with_own_keys(common):
+    """A strategy for decoding parameters: `common` ones, and those that a decoding has for itself."""
+
+    def of(decoding):
+        own = {key: OWN[key] for key in PROPERTIES[decoding].own_keys}
+        return st.builds(DecodingParams, decoding=st.just(decoding), **common, **own)
+
+    return st.sampled_from([name for name in DECODINGS if name != "standard"]).flatmap(of)
+
+
+parameters = with_own_keys(
+    {
+        "depth": st.integers(1, 99),
+        "k": st.integers(1, 10**6),
+        "latent_layers": st.none() | st.lists(st.integers(0, 99), unique=True).map(tuple),
+        "latent_norm": st.booleans(),
+        "exploit": st.booleans(),
+        "draw": st.sampled_from(DRAWS),
+        "aggregation": st.sampled_from(AGGREGATIONS),
+        "think_only": st.booleans(),
+        "think_start": st.sampled_from(["prompt", "marker"]),
+        "start_marker": markers,
+        "end_marker": markers.map(lambda marker: f"/{marker}/" if isinstance(marker, str) else (*marker, 1)),
+    }
 )
 
 
@@ -51,7 +77,7 @@ def test_what_travels_with_a_request_comes_back_the_same(params):
     assert DecodingParams.from_extra_args(extra_args) == params
     over_http = json.loads(json.dumps(extra_args))
     assert DecodingParams.from_extra_args(over_http) == params
-    assert all(isinstance(value, bool | int | str | list) for value in extra_args.values())  # flat: vllm_xargs
+    assert all(isinstance(value, bool | int | float | str | list) for value in extra_args.values())  # flat: vllm_xargs
 
 
 @settings(deadline=None)
@@ -100,7 +126,7 @@ def test_led_is_short_for_its_decoding_and_flags_may_be_numbers():
         ({"led": 1, "led_depht": 4}, "led_depht", "led_depht", "led_depth"),
         ({"led": 1, "led_": 4}, "led_", "led_", "led_think_start"),
         ({"led": "yes"}, "led", "yes", "true or false"),
-        ({"led_decoding": "dola"}, "led_decoding", "dola", "standard, led, top_k_control"),
+        ({"led_decoding": "doll"}, "led_decoding", "doll", "standard, led, top_k_control"),
         ({"led_decoding": ["led"]}, "led_decoding", "['led']", "standard, led, top_k_control"),
         ({"led": 1, "led_think_start": "now"}, "led_think_start", "now", "prompt, marker"),
         ({"led": 1, "led_draw": "dice"}, "led_draw", "dice", "coin, marginal"),

@@ -14,10 +14,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("led_rl/**/*.py"), *ROOT.glob("rewards/**/*.py")])
-METHOD = {"led_rl.led", "led_rl.decoding", "led_rl.thinking"}
+METHOD = {"led_rl.led", "led_rl.decoding", "led_rl.thinking"} | {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("led_rl/methods/[a-z]*.py")
+}
 # The floors of led_rl, from the ground up: imports run down or stay on a floor, and the two middle rooms are apart.
 FLOORS = (
-    ("led", "decoding", "thinking", "terminal"),
+    ("led", "decoding", "methods", "thinking", "terminal"),
     ("sampler",),
     ("engines",),
     ("data", "recipe", "training", "evaluation"),

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from led_rl.benchmarks.engine_results import STANDARD, Block, Summary, as_json, order_of_round, summarise, table
-from led_rl.benchmarks.engine_settings import BenchmarkError, Settings
+from led_rl.benchmarks.engine_settings import BASELINE_ARMS, BenchmarkError, Settings
 from led_rl.benchmarks.machine import machine, versions
 from led_rl.benchmarks.shapes import BenchmarkModel, read_checkpoint, write_shape
 from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
+from led_rl.sampler.capture_options import admitting
 from led_rl.terminal.progress_bar import ProgressBar, progress_bar
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def arms_of(settings: Settings) -> dict[str, DecodingParams]:
         "led_coin": led,
         "led_marginal": replace(led, draw="marginal"),
         "led_reference": replace(led, decoding="led_reference"),
+        **{name: DecodingParams(name, think_only=False) for name in BASELINE_ARMS},
     }
     arms = {name: arm for name, arm in arms.items() if name in (STANDARD, *settings.arms)}
     return arms | ({PLAIN: DecodingParams()} if settings.with_plain else {})
@@ -195,7 +197,8 @@ def _engines(settings: Settings, model: BenchmarkModel) -> dict[str, "BlockEngin
     engines = {}
     for name, depth in {**depths, STANDARD: settings.depth}.items():
         print(f"starting vLLM {'without' if depth == 0 else 'with'} LED ...", file=sys.stderr)
-        engine = BlockEngine(model.path, depth, model.random_weights, settings.seed, **arguments)
+        baselines = admitting(arms_of(settings).values()) if depth else ()
+        engine = BlockEngine(model.path, depth, model.random_weights, settings.seed, baselines, **arguments)
         if lacking := engine.lacks(max(settings.batches), settings.longest):
             raise BenchmarkError(
                 f"{lacking}: lower --batch, --context or --new-tokens (or raise VLLM_CPU_KVCACHE_SPACE, --gpu-memory)"

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from led_rl.benchmarks.engine_results import STANDARD, Summary
+from led_rl.benchmarks.engine_settings import BASELINE_ARMS
 from led_rl.reporting.style import (
     FAINT,
     INK,
@@ -26,6 +27,7 @@ COLOURS = {
     "led_marginal": OTHER_COLOURS[0],
     "led_reference": OTHER_COLOURS[1],
     "plain": NAMED_COLOURS["base"],
+    **dict(zip(BASELINE_ARMS, OTHER_COLOURS[2:] + OTHER_COLOURS, strict=False)),
 }
 LINES, LINE_NAMES = ("-", "--", ":", "-."), ("solid", "dashed", "dotted", "dash-dotted")
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from led_rl.decoding import UserError
+from led_rl.methods.properties import PROPERTIES
 
 ARMS = ("top_k_control", "led_coin", "led_marginal", "led_reference")
+BASELINE_ARMS = tuple(name for name, properties in PROPERTIES.items() if properties.own_keys)  # measured if named
 
 
 class BenchmarkError(UserError):

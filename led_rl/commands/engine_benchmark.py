@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from led_rl.benchmarks.engine_settings import ARMS, BenchmarkError, Settings
+from led_rl.benchmarks.engine_settings import ARMS, BASELINE_ARMS, BenchmarkError, Settings
 from led_rl.benchmarks.shapes import SHAPES
 from led_rl.commands.arguments import Parser, count, counts, fraction, limit, output_folder, temperature
 from led_rl.engines.environment import has_gpu
@@ -17,6 +17,8 @@ Measures what LED costs. Blocks of standard decoding alternate with blocks of
   led_coin       LED, coin first: latent layers of the rows that explore
   led_marginal   LED, one draw from mu: latent layers of every row
   led_reference  LED as its reference code does it: a full softmax of every layer of every row
+and, if --arms names them, of the other decodings of docs/decodings.md with their defaults
+  dola, near_final, soft_thinking, soft_thinking_gumbel, latent_noise
 on one vLLM engine, and each ratio compares a block with its neighbours, so that the machine's drift cancels. Every row
 of every step may explore (led_think_only=0): the most that LED can cost. Several sizes make a grid.
 """
@@ -63,7 +65,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--k", type=count, default=8, help="candidates (%(default)s)")
     add("--vocab", type=count, help="tokens of the vocabulary, instead of the shape's own")
     add("--latent-norm", action="store_true", help="apply the final norm to latent states")
-    add("--arms", type=_arms, default=ARMS, metavar="ARM,ARM", help="beside standard (all)")
+    add("--arms", type=_arms, default=ARMS, metavar="ARM,ARM", help="beside standard (the first four)")
     add("--with-plain", action="store_true", help="also standard requests on a second engine, built without LED")
     add("--temperature", type=temperature, help="of every arm (1; searched for where --explored-fraction applies)")
     add("--explored-fraction", type=fraction, metavar="F",
@@ -117,6 +119,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _arms(text: str) -> tuple[str, ...]:
     arms = tuple(dict.fromkeys(part for part in text.split(",") if part))
-    if unknown := [arm for arm in arms if arm not in ARMS]:
-        raise argparse.ArgumentTypeError(f"unknown arm {unknown[0]!r}; allowed: {', '.join(ARMS)}")
+    allowed = (*ARMS, *BASELINE_ARMS)
+    if unknown := [arm for arm in arms if arm not in allowed]:
+        raise argparse.ArgumentTypeError(f"unknown arm {unknown[0]!r}; allowed: {', '.join(allowed)}")
     return arms

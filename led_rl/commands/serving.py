@@ -22,16 +22,19 @@ OPTIONS = {
     "LED_RL_LATENT_LAYERS": "--led-layers",
     "LED_RL_DEFAULT": "--led-default",
     "LED_RL_MAX_K": "--led-max-k",
+    "LED_RL_BASELINES": "--led-baselines",
 }
 HELP = """\
-usage: led-rl serve [--led-depth N] [--led-layers L,L,...] [--led-max-k K] [--led-default KEY=VALUE,...] MODEL
-                    [options of vllm serve]
+usage: led-rl serve [--led-depth N] [--led-layers L,L,...] [--led-max-k K] [--led-default KEY=VALUE,...]
+                    [--led-baselines NAME,NAME,...] MODEL [options of vllm serve]
 
   --led-depth N                the largest LED depth that requests may ask for, and get if they name none (default 8)
   --led-layers L,L,...         capture these latent layers instead of the last N-1
   --led-default KEY=VALUE,...  decoding of requests that carry no led key of their own, e.g. led=1,led_k=8; may be
                                repeated. A request opts out with led: 0.
   --led-max-k K                the most candidates (led_k) that requests may ask for (default 128)
+  --led-baselines NAME,...     admit other decodings: dola_low, dola_high, dola=L+L+..., near_final, near_final=M,
+                               soft_thinking, soft_thinking_gumbel, latent_noise (docs/decodings.md)
 
 A request chooses its decoding by flat keys in `vllm_xargs`: led, led_depth, led_k, ... (docs/serving.md).
 Defaults that differ from those of vLLM: --logprobs-mode processed_logprobs; on a CPU --dtype float32
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     from led_rl.engines.vllm_server import serve
 
     try:
-        served = serve(vllm_arguments, led.led_depth, led.led_layers, led.led_default, led.led_max_k)
+        served = serve(vllm_arguments, led.led_depth, led.led_layers, led.led_default, led.led_max_k, led.led_baselines)
     except DecodingError as error:
         message = str(error)
         for variable, option in OPTIONS.items():
@@ -70,6 +73,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--led-depth", type=count, default=DEPTH)
     parser.add_argument("--led-layers", type=_layers)
     parser.add_argument("--led-max-k", type=count, default=MAX_K)
+    parser.add_argument("--led-baselines", type=lambda text: tuple(text.split(",")), default=())
     parser.add_argument("--led-default", type=_pairs, action="append", default=[])
     led, rest = parser.parse_known_args(arguments)
     led.led_default = {key: value for pairs in led.led_default for key, value in pairs.items()}

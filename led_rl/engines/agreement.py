@@ -15,7 +15,7 @@ from torch import Tensor
 
 from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
-from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
+from led_rl.engines.transformers_engine import CHOOSING, TransformersEngine, chosen_layer_policy, standard_policy
 from led_rl.engines.vllm_engine import request_decoder
 from led_rl.led import led_distribution
 from led_rl.sampler.support import read_record
@@ -154,10 +154,15 @@ def compare(
             led = led_distribution(
                 logits, decoding.k, param.temperature, exploit=decoding.exploit, aggregation=decoding.aggregation
             )
-            posteriors = (logits / (param.temperature or 1.0)).softmax(-1)
+            chooses = decoding.decoding in CHOOSING  # their tables are of temperature 1, without forbidden tokens
+            if chooses:
+                logits = logits.masked_fill(logits[:, :1].isneginf(), -torch.inf)
+            posteriors = (logits / (1.0 if chooses else param.temperature or 1.0)).softmax(-1)
             settings = param.temperature, param.top_p, max(param.top_k, 0), param.min_p
             standard = standard_policy(logits[:, 0], Sampling(*settings))
             control = standard_policy(logits[:, 0], Sampling(param.temperature, top_k=decoding.k))
+            if chooses:
+                control = chosen_layer_policy(logits, decoding, param.temperature)
             for step, token in enumerate(tokens):
                 place = f"request {i}, token {step}"
                 by_led = not decoding.is_standard and (thinking[step] or not decoding.think_only)
@@ -167,7 +172,8 @@ def compare(
                     continue
                 expected = {"standard": standard[step]}
                 if by_led:
-                    draws, error = _agreeing(found, posteriors[step], tolerance)
+                    table = None if decoding.decoding == "near_final" else posteriors[step]  # keeps none of its choice
+                    draws, error = _agreeing(found, table, tolerance)
                     if not draws:
                         found_all.faults.append(f"{place}: LED did not draw it")
                         continue
@@ -187,7 +193,8 @@ def compare(
                         continue
                 if (mask := getattr(sample, "sampling_mask", None)) is not None:  # vLLM 0.26 has none
                     record = mask.token_ids[step]
-                    final = posteriors[step, 0] if by_led else None
+                    ordering = control[step] if decoding.decoding == "near_final" else posteriors[step, 0]
+                    final = ordering if by_led else None
                     if not _supports(record, expected.values(), token, final, param, tolerance):
                         found_all.faults.append(f"{place}: support {record}")
                     seen["supports"] += 1
@@ -220,7 +227,8 @@ def _supports(
     """Whether a token's record names the ids of one of the policies that it may have been drawn from.
 
     An id at the edge of a truncation may fall on either side of it: such ids have next to equal probabilities.
-    `final`: (vocab,) final layer's posterior of rows with another decoding than standard, whose ids it orders.
+    `final`: (vocab,) of rows with another decoding than standard, what orders their ids: the final layer's posterior
+    (of `near_final` its policy).
     """
     ids, explored = read_record(record)
     if (final is not None) != (explored >= 0) or (record and token not in ids):
@@ -236,17 +244,18 @@ def _supports(
     return False
 
 
-def _agreeing(found: list, posteriors: Tensor, tolerance: float) -> tuple[list, float | None]:
+def _agreeing(found: list, posteriors: Tensor | None, tolerance: float) -> tuple[list, float | None]:
     """The draws among those found that read the oracle's layers, (depth, vocab), or were nearest to it, or none.
 
-    The second: the largest error in the table of the nearest; None if none of them read its latent layers.
+    `posteriors` None: no table is compared. The second: the largest error in the table of the nearest; None if none of
+    them read its latent layers.
     """
     unread, read = [], []
     for traced, row in found:
         if row not in traced.draws:
             continue
         draw, at = traced.draws[row]
-        if draw.read is None or not draw.read[at]:
+        if posteriors is None or draw.read is None or not draw.read[at]:
             unread.append((draw, at))
             continue
         possible = draw.policy[at] > 0
@@ -259,9 +268,12 @@ def _agreeing(found: list, posteriors: Tensor, tolerance: float) -> tuple[list, 
 
 
 def _policy(decoding: DecodingParams, led: Any, control: Tensor, step: int, draw: Any, at: int) -> dict[str, Tensor]:
-    """What the token may have been drawn from: (vocab,) distributions by name."""
-    if decoding.decoding == "top_k_control":
-        return {"control": control[step]}
+    """What the token may have been drawn from: (vocab,) distributions by name.
+
+    `control`: (tokens, vocab) the policy of a decoding other than LED.
+    """
+    if decoding.decoding in ("top_k_control", *CHOOSING):
+        return {decoding.decoding: control[step]}
 
     def whole(branch: Tensor) -> Tensor:
         return torch.zeros_like(control[step]).scatter_(0, led.candidates[step], branch[step])

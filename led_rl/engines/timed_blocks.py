@@ -44,16 +44,25 @@ class BlockEngine:
         model: checkpoint folder or hub id; a folder with no more than a config.json if `random_weights`.
         depth: largest LED depth; 0 builds vLLM without LED.
         random_weights: draw weights at random; their layers' distributions are neither flat nor alike.
+        baselines: other decodings to admit (led_rl/sampler/capture_options.py).
         engine_args: further arguments of `vllm.LLM`.
     """
 
-    def __init__(self, model: str, depth: int, random_weights: bool, seed: int = 0, **engine_args: Any):
+    def __init__(
+        self,
+        model: str,
+        depth: int,
+        random_weights: bool,
+        seed: int = 0,
+        baselines: tuple[str, ...] = (),
+        **engine_args: Any,
+    ):
         defaults: dict[str, Any] = {"logprobs_mode": "processed_logprobs", "skip_tokenizer_init": True}
         if not torch.cuda.is_available():
             defaults |= CPU_ENGINE_ARGUMENTS
         if random_weights:
             defaults["load_format"] = "dummy"
-        with engine_environment(EngineOptions(depth, max_k=LARGEST_INTEGER)):
+        with engine_environment(EngineOptions(depth, max_k=LARGEST_INTEGER, baselines=baselines)):
             from vllm import LLM
 
             before = time.perf_counter()

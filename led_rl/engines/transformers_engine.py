@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from led_rl.decoding import DecodingParams
+from led_rl.decoding import DecodingError, DecodingParams, is_tied
 from led_rl.engines.engine import Completion, Request, Sampling
 from led_rl.led import LEDDistribution, led_distribution
+from led_rl.methods.dola import dola
+from led_rl.methods.near_final import near_final
 from led_rl.thinking import ThinkMarkers
 
 
@@ -32,6 +34,7 @@ class TransformersEngine:
         if getattr(model.config, "attn_logit_softcapping", None):
             model.set_attn_implementation("eager")  # the default one leaves Gemma 2's cap on attention out
         self.model = model.eval()
+        self.tied = is_tied(model.config)
         self.capacity = self.max_num_seqs = max_num_seqs
         self._waiting: list[tuple[int, Request]] = []
         self.tokenizer = tokenizer
@@ -49,12 +52,18 @@ class TransformersEngine:
         """
         head = self.model.get_output_embeddings()
         states = [hidden_states[-1]]
-        for layer in decoding.layers(len(hidden_states) - 1):
+        for layer in decoding.layers(len(hidden_states) - 1, self.tied):
             state = hidden_states[layer]
-            states.append(self.model.base_model.norm(state) if decoding.latent_norm else state)
+            states.append(self.model.base_model.norm(state) if decoding.normed else state)
         logits = head(torch.stack(states, dim=-2)).float()
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @torch.no_grad()
+    def policy(self, token_ids: Sequence[int], decoding: DecodingParams, temperature: float) -> Tensor:
+        """(len(token_ids), vocab) probabilities of `dola` or `near_final` after every prefix of one sequence."""
+        states = self.model(torch.tensor([list(token_ids)]), output_hidden_states=True).hidden_states
+        return chosen_layer_policy(self.layer_logits([state[0] for state in states], decoding), decoding, temperature)
 
     @torch.no_grad()
     def distributions(
@@ -153,13 +162,20 @@ class TransformersEngine:
         """(rows, vocab) log-probabilities from which each row draws: its decoding's, or standard sampling."""
         logits = self.layer_logits(states, decoding)  # (rows, depth, vocab)
         policy = standard_policy(logits[:, 0], sampling)
-        if decoding.reads_latents:
+        if decoding.decoding in CHOOSING:
+            explored = chosen_layer_policy(logits, decoding, sampling.temperature)
+        elif decoding.reads_latents:
             led = led_distribution(
                 logits, decoding.k, sampling.temperature, exploit=decoding.exploit, aggregation=decoding.aggregation
             )
             explored = torch.zeros_like(policy).scatter_(-1, led.candidates, led.mu)
         elif decoding.decoding == "top_k_control":
             explored = standard_policy(logits[:, 0], Sampling(sampling.temperature, top_k=decoding.k))
+        elif not decoding.is_standard:
+            raise DecodingError(
+                f"decoding {decoding.decoding!r} changes the forward pass, which the transformers engine does not: use "
+                "engine: vllm"
+            )
         else:
             return policy.log()
         rows = torch.tensor([on or not decoding.think_only for on in thinking])
@@ -175,6 +191,28 @@ class TransformersEngine:
     def close(self) -> None:
         """Lets go of the model."""
         del self.model
+
+
+CHOOSING = ("dola", "near_final")  # decodings that choose a layer
+
+
+def chosen_layer_policy(logits: Tensor, decoding: DecodingParams, temperature: float) -> Tensor:
+    """(rows, vocab) probabilities of `dola` or `near_final`.
+
+    `logits`: (rows, 1 + latent layers, vocab) before temperature, final layer first (`layer_logits`).
+    """
+    final, latent = logits[:, 0], logits[:, 1:].unbind(1)
+    k = min(decoding.k, final.shape[-1])
+    greedy = torch.full((len(final),), temperature == 0)
+    settings: dict[str, Any] = {"temperature": temperature or 1.0, "greedy": greedy}
+    if decoding.decoding == "dola":
+        values, candidates = final.topk(k, dim=-1)
+        allowed = ~torch.isneginf(values)
+        contrast = dola(final, latent, candidates, allowed, relative_top=decoding.dola_relative_top, **settings)
+        policy = contrast.policy
+    else:
+        candidates, policy, *_ = near_final(final, latent, k, **settings)
+    return torch.zeros_like(final).scatter_(-1, candidates, policy.to(final.dtype))
 
 
 def standard_policy(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -73,6 +73,7 @@ class VLLMEngine:
         latent_layers: what requests may read, instead of the last `depth` - 1 layers.
         support: whether outputs say which ids each token could have been (led_rl/sampler/support.py).
         explored: whether completions say which tokens came from latent layers.
+        baselines: other decodings to admit (led_rl/sampler/capture_options.py).
         engine_args: any further argument of `vllm.LLM`.
     """
 
@@ -87,13 +88,16 @@ class VLLMEngine:
         latent_layers: tuple[int, ...] | None = None,
         support: bool = False,
         explored: bool = False,
+        baselines: tuple[str, ...] = (),
         **engine_args: Any,
     ):
         defaults = {"logprobs_mode": "processed_logprobs"}  # so that a LED token's log-probability is log mu
         if not torch.cuda.is_available():
             defaults |= CPU_ENGINE_ARGUMENTS
         explored = explored and depth > 0 and tells_of_branches()
-        options = EngineOptions(depth, latent_layers, support=support, max_k=max_k, explored=explored)
+        options = EngineOptions(
+            depth, latent_layers, support=support, max_k=max_k, explored=explored, baselines=baselines
+        )
         self.capacity = 2 * max_num_seqs
         self._added, self._in_flight = 0, dict[str, tuple[int, DecodingParams, float]]()
         with engine_environment(options):

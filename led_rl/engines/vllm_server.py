@@ -21,6 +21,7 @@ def serve(
     latent_layers: tuple[int, ...] | None,
     default: Mapping[str, Any],
     max_k: int = MAX_K,
+    baselines: tuple[str, ...] = (),
 ) -> bool:
     """Serves until interrupted; returns False if the engine died.
 
@@ -30,13 +31,15 @@ def serve(
         latent_layers: the latent layers to capture instead of the last `depth` - 1.
         default: `led*` keys of requests that carry none.
         max_k: the most candidates that requests may ask for.
+        baselines: other decodings to admit (led_rl/sampler/capture_options.py).
 
     Raises:
         DecodingError: the model or vLLM's options rule out `depth`, `latent_layers` or `default`; before weights load.
     """
     # The entry point `vllm` itself asks for the metadata of a distribution named vllm, which the CPU build lacks.
     support = EngineOptions.from_environment().support  # for trainers: launch/serve_rollouts.sh
-    with engine_environment(EngineOptions(depth, latent_layers, support=support, max_k=max_k), default):
+    captured = EngineOptions(depth, latent_layers, support=support, max_k=max_k, baselines=baselines)
+    with engine_environment(captured, default):
         from vllm.entrypoints.cli.serve import ServeSubcommand
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 

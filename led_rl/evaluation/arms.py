@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from led_rl.decoding import DECODINGS, DecodingError, DecodingParams
+from led_rl.decoding import DecodingError, DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.evaluation.records import EvaluationError
+from led_rl.methods.properties import DECODINGS
 
 SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "max_tokens")
 DECODING_KEYS = tuple(item.name for item in fields(DecodingParams) if item.name != "decoding")

@@ -8,13 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from led_rl.decoding import is_tied
 from led_rl.engines.engine import Engine
 from led_rl.engines.engine_processes import EngineProcesses
 from led_rl.engines.environment import has_gpu
 from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.checkpoints import Model
 from led_rl.evaluation.recipe import EvaluationRecipe
-from led_rl.sampler.capture_options import MAX_K
+from led_rl.evaluation.records import EvaluationError
+from led_rl.sampler.capture_options import MAX_K, admitting
 
 
 def engine_name(recipe: EvaluationRecipe) -> str:
@@ -56,16 +58,26 @@ def engines(
 def _engine(recipe: EvaluationRecipe, model: Model, path: str, arms: dict[str, Arm], longest_prompt: int) -> Engine:
     """An engine for a checkpoint. vLLM runs in a process of its own, so that it frees its memory when it ends."""
     if engine_name(recipe) == "vllm":
-        layers = model.config.get_text_config().num_hidden_layers
-        build = partial(_vllm, path, _vllm_options(recipe, layers, arms, longest_prompt))
+        text = model.config.get_text_config()
+        options = _vllm_options(recipe, text.num_hidden_layers, is_tied(text), arms, longest_prompt)
+        build = partial(_vllm, path, options)
         return EngineProcesses(build, recipe.data_parallel, recipe.tensor_parallel_size)
+    for name, arm in arms.items():
+        if arm.decoding.properties.changes_forward:
+            raise EvaluationError(
+                f"arm {name!r}: {arm.decoding.decoding} changes the forward pass; it needs engine: vllm"
+            )
     build = partial(_transformers, path, recipe.max_num_seqs)
     return build() if recipe.data_parallel == 1 else EngineProcesses(build, recipe.data_parallel)
 
 
-def _vllm_options(recipe: EvaluationRecipe, layers: int, arms: dict[str, Arm], longest_prompt: int) -> dict[str, Any]:
+def _vllm_options(
+    recipe: EvaluationRecipe, layers: int, tied: bool, arms: dict[str, Arm], longest_prompt: int
+) -> dict[str, Any]:
     decodings = [arm.decoding for arm in arms.values()]
-    read = {layer for decoding in decodings for layer in decoding.layers(layers)}
+    for decoding in decodings:
+        decoding.layers(layers, tied)  # raises if the model lacks some
+    read = {layer for decoding in decodings if decoding.reads_depth for layer in decoding.layers(layers)}
     depth = 0 if all(decoding.is_standard for decoding in decodings) else layers + 1 - min(read, default=layers)
     from_the_top = read == set(range(layers + 1 - depth, layers))
     options: dict[str, Any] = {
@@ -75,6 +87,7 @@ def _vllm_options(recipe: EvaluationRecipe, layers: int, arms: dict[str, Arm], l
         "max_model_len": longest_prompt + max(arm.sampling.max_tokens for arm in arms.values()),
         "max_num_seqs": recipe.max_num_seqs,
         "explored": True,
+        "baselines": admitting(decodings),
     }
     if recipe.dtype is not None:
         options["dtype"] = recipe.dtype

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
-from led_rl.decoding import DECODINGS
+from led_rl.methods.properties import DECODINGS
 
-# Columns of the settings table; the columns from ORDER on hold each row's latent layers, as indices into the captured.
-KNOWN, DECODING, DEPTH, K, EXPLOIT, COIN, AGGREGATION, NORMED, GREEDY, KEY, ORDER = range(11)
+# Columns of the settings table. The NUMBERS columns from NUMBER on hold the decoding's own numbers, as bits of float64;
+# those from ORDER on each row's latent layers, as indices into the captured.
+KNOWN, DECODING, DEPTH, K, EXPLOIT, COIN, AGGREGATION, NORMED, GREEDY, KEY, NUMBER = range(11)
+NUMBERS = 4
+ORDER = NUMBER + NUMBERS
 NEVER, ALWAYS = 0, 1  # states of rows that never, and always, decode as their request asks
 # Columns of each slot's sums; the columns from DEPTHS on count rows by the number of latent layers they aggregated.
 ROWS, EXPLORED, CONFIDENCE, ENTROPY, UNDRAWABLE, ENTROPY_FINAL, DEPTHS = range(7)

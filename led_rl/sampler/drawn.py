@@ -1,6 +1,6 @@
 """What a step drew, for the engine's runner to take over its own tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,10 +28,24 @@ class Drawn:
         return write_policy_on_gpu(scores, self.active, self.candidates, self.policy)
 
 
+def widened(drawn: Drawn, k: int) -> Drawn:
+    """A draw with k candidates a row: those that are added are other tokens than its own, of policy 0."""
+    ids, more = drawn.candidates, k - drawn.candidates.shape[1]
+    if not more:
+        return drawn
+    low = torch.arange(k, device=ids.device)
+    taken = (low[:, None] == ids[:, None]).any(-1)  # (n, k)
+    free = (low + k * taken).argsort(-1)[:, :more]  # at least `more` of the k lowest ids are not among the candidates
+    policy = torch.nn.functional.pad(drawn.policy, (0, more))
+    return replace(drawn, candidates=torch.cat([ids, free], dim=1), policy=policy)
+
+
 def merged(drawn: list[Drawn]) -> Drawn | None:
     """The draws of several decodings as one."""
     if len(drawn) < 2:
         return drawn[0] if drawn else None
+    widest = max(d.candidates.shape[1] for d in drawn)
+    drawn = [widened(d, widest) for d in drawn]
     if drawn[0].active is None:
         rows = torch.cat([d.rows for d in drawn])
         order = rows.argsort()

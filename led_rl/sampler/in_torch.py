@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from led_rl.decoding import DECODINGS
+from led_rl.methods.properties import DECODINGS
 from led_rl.sampler.backend import Asked, Batch, PartDraw
 from led_rl.sampler.columns import DECODING, STATISTICS
 from led_rl.sampler.decodings import DRAWS

@@ -6,12 +6,12 @@ The runners (engines/vllm_plugin) know vLLM, the decodings (decodings/) know the
 import torch
 from torch import Tensor
 
-from led_rl.sampler.backend import Asked, Backend, Batch
+from led_rl.sampler.backend import Asked, Backend, Batch, PartDraw
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.sampler.columns import STATISTICS
 from led_rl.sampler.drawn import Drawn, merged
 from led_rl.sampler.in_torch import TorchDraw
-from led_rl.sampler.request_slots import DecodingSlots
+from led_rl.sampler.request_slots import COMPILED, DecodingSlots
 from led_rl.sampler.step import LatentModel
 from led_rl.sampler.support import StepSupport
 from led_rl.sampler.totals import Totals
@@ -27,6 +27,7 @@ class RequestDecoder:
         num_layers: of the model.
         vocab: size of the vocabulary.
         slots: how many requests may be admitted at a time.
+        tied: the model's LM head is its embedding.
 
     Attributes:
         slots: the admitted requests.
@@ -36,10 +37,18 @@ class RequestDecoder:
         step_support: what the last step's rows could draw; the engine takes it.
     """
 
-    def __init__(self, options: EngineOptions, num_layers: int, vocab: int, slots: int, device: torch.device):
-        captured = options.captured_layers(num_layers)
+    def __init__(
+        self,
+        options: EngineOptions,
+        num_layers: int,
+        vocab: int,
+        slots: int,
+        device: torch.device,
+        tied: bool = False,
+    ):
+        captured = options.captured_layers(num_layers, tied)
         self.options = options
-        self.slots = DecodingSlots(slots, captured, num_layers, len(STATISTICS) + 1 + len(captured), device)
+        self.slots = DecodingSlots(slots, captured, num_layers, len(STATISTICS) + 1 + len(captured), device, tied)
         self.totals = Totals(self.slots)
         self.check = FirstBatchCheck(captures=bool(captured))
         self.trace: list[TracedStep] | None = None
@@ -53,12 +62,20 @@ class RequestDecoder:
 
         The arguments are those of `Batch`.
         """
-        needs = self.slots.needs()
-        batch = Batch(self.slots, index, temperature, model, logits, needs)
         read_all = not self.check.done
         asked = Asked(read_all, read_all or self.trace is not None, self.options.final_entropy)
-        backend = next(each for each in self.backends if each.takes(needs, logits))
-        draws, sums = backend.draw(batch, asked)
+        draws: list[PartDraw] = []
+        groups = grouped(self.slots.needs().decodings)
+        for kinds in groups:
+            needs = self.slots.needs() if len(groups) == 1 else self.slots.needs(kinds)
+            batch = Batch(self.slots, index, temperature, model, logits, needs)
+            backend = next(each for each in self.backends if each.takes(needs, logits))
+            if len(groups) == 1:
+                draws, sums = backend.draw(batch, asked)
+            else:
+                with self.slots.only(kinds):
+                    part, sums = backend.draw(batch, asked)
+                draws += part
         if read_all:
             self.check.look(draws)
         if self.trace is not None:
@@ -84,6 +101,15 @@ class RequestDecoder:
         for backend in self.backends:
             kept |= {f"led_workspace_{name}": value for name, value in backend.tensors().items()}
         return kept
+
+
+def grouped(kinds: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The decodings of a batch in groups, each drawn as in a batch without the others, to the bit.
+
+    LED and the control are one group, which the fused backends know, and every other decoding is one by itself.
+    """
+    together = tuple(kind for kind in kinds if kind in COMPILED)
+    return [*([together] if together else []), *((kind,) for kind in kinds if kind not in COMPILED)]
 
 
 def backends_of(slots: DecodingSlots, vocab: int, final_entropy: bool) -> tuple[Backend, ...]:

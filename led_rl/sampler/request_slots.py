@@ -1,13 +1,16 @@
 """Per-request decoding state on the device: one slot a request, updated in the decode loop without a host sync."""
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams, decoding_of
+from led_rl.decoding import AGGREGATIONS, DecodingParams, decoding_of
+from led_rl.methods.properties import DECODINGS
 from led_rl.sampler.columns import (
     AGGREGATION,
     ALWAYS,
@@ -20,6 +23,7 @@ from led_rl.sampler.columns import (
     KNOWN,
     NEVER,
     NORMED,
+    NUMBER,
     ORDER,
     K,
 )
@@ -63,10 +67,16 @@ class DecodingSlots:
     """
 
     def __init__(
-        self, count: int, captured_layers: tuple[int, ...], num_layers: int, statistics: int, device: torch.device
+        self,
+        count: int,
+        captured_layers: tuple[int, ...],
+        num_layers: int,
+        statistics: int,
+        device: torch.device,
+        tied: bool = False,
     ):
         self.captured = captured_layers
-        self.num_layers = num_layers
+        self.num_layers, self.tied = num_layers, tied
         self.device = device
         self.spare = count
         self.settings = torch.zeros(count + 1, ORDER + len(captured_layers), dtype=torch.int64, device=device)
@@ -76,7 +86,7 @@ class DecodingSlots:
         self.generation = 0  # grows when requests join or leave
         self.slots: dict[int, Slot] = {}
         self.staged: dict[int, tuple[list[int], int]] = {}
-        self._needs: Needs | None = None
+        self._needs: dict[tuple[int, ...] | None, Needs] = {}
         self._working: Working | None = None
         self._automata: dict[ThinkMarkers, int] = {}
         self._install_automata()
@@ -103,21 +113,23 @@ class DecodingSlots:
         if markers is not None:
             unmarked = params.think_start == "prompt"
             state = self._offset(markers) + markers.automaton.state_after(token_ids[:known], unmarked)
-        layers = params.layers(self.num_layers)
+        layers = params.layers(self.num_layers, self.tied)
         row = [0] * self.settings.shape[1]
         row[KNOWN], row[DECODING], row[DEPTH] = known, DECODINGS.index(params.decoding), 1 + len(layers)
         row[K], row[EXPLOIT], row[COIN] = params.k, params.exploit, params.draw == "coin"
-        row[AGGREGATION], row[NORMED] = AGGREGATIONS.index(params.aggregation), params.latent_norm
+        row[AGGREGATION], row[NORMED] = AGGREGATIONS.index(params.aggregation), params.normed
         row[GREEDY], row[KEY] = temperature == 0, key_of(seed)
+        for i, name in enumerate(params.properties.numbers):
+            row[NUMBER + i] = float_bits(getattr(params, name))
         row[ORDER : ORDER + len(layers)] = [self.captured.index(layer) for layer in layers]
         self.slots[slot] = Slot(params, extra_args, row, markers)
         self.staged[slot] = row, state
-        self._needs = None
+        self._needs.clear()
 
     def release(self, slot: int) -> None:
         del self.slots[slot]
         self.staged[slot] = [0] * self.settings.shape[1], NEVER
-        self._needs = None
+        self._needs.clear()
 
     def flush(self) -> None:
         """Moves what was admitted or released since the last step to the device, in one transfer."""
@@ -132,13 +144,16 @@ class DecodingSlots:
         self.sums[slots] = 0.0
         self.staged.clear()
 
-    def needs(self) -> Needs:
-        """Of the requests admitted now, at least one; worked out when they change, not at every step."""
-        if self._needs is None:
-            rows = [slot.row for slot in self.slots.values()]
+    def needs(self, kinds: tuple[int, ...] | None = None) -> Needs:
+        """Of the requests admitted now, at least one, or of those of some decodings.
+
+        Worked out when they change, not at every step.
+        """
+        if kinds not in self._needs:
+            rows = [slot.row for slot in self.slots.values() if kinds is None or slot.row[DECODING] in kinds]
             orders = {tuple(row[ORDER : ORDER + row[DEPTH] - 1]) for row in rows}
             seen = {column: {row[column] for row in rows} for column in (DECODING, K, DEPTH, *_FLAGS)}
-            self._needs = Needs(
+            self._needs[kinds] = Needs(
                 decodings=tuple(sorted(seen[DECODING])),
                 k=max(seen[K]),
                 same_k=len(seen[K]) == 1,
@@ -147,7 +162,21 @@ class DecodingSlots:
                 shared={column: next(iter(seen[column])) if len(seen[column]) == 1 else None for column in _FLAGS},
                 order=next(iter(orders)) if len(orders) == 1 else None,
             )
-        return self._needs
+        return self._needs[kinds]
+
+    @contextmanager
+    def only(self, kinds: tuple[int, ...]) -> Iterator[None]:
+        """Requests of other decodings stand still meanwhile: they are not drawn, and do not follow their markers."""
+        self.flush()
+        column = self.settings[:, DECODING]
+        others = torch.ones_like(column, dtype=torch.bool)
+        for kind in kinds:
+            others &= column != kind
+        kept = self.state.clone()
+        self.state.masked_fill_(others, NEVER)
+        yield
+        self.settle()
+        self.state.copy_(torch.where(others, kept, self.state))
 
     def at(self, index: Tensor, temperature: Tensor) -> "Working":
         """The slots of a batch's rows (rows,), `spare` for rows that decode as usual, to work on in the batch's order.
@@ -254,6 +283,11 @@ class Working:
         after = slots.goto[self.state, (hit * slots.symbols).sum(-1)]
         self.state = torch.where(positions >= self.known, after, self.state)
         return slots.thinks[self.state] & (positions >= self._last_known)
+
+
+def float_bits(value: float) -> int:
+    """A float64 as the integer of the same bits."""
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
 
 
 COMPILED = tuple(DECODINGS.index(name) for name in ("led", "top_k_control"))

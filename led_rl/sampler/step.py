@@ -1,12 +1,14 @@
 """One step of the rows that share a decoding: what a decoding (decodings/) is given and what it gives back."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from led_rl.sampler.columns import AGGREGATION, COIN, DEPTH, EXPLOIT, GREEDY, NORMED, ORDER, K
+from led_rl.methods.properties import PROPERTIES
+from led_rl.sampler.columns import AGGREGATION, COIN, DEPTH, EXPLOIT, GREEDY, NORMED, NUMBER, ORDER, K
 from led_rl.sampler.final_layer import log_p_of, top_k, with_one_candidate
 from led_rl.sampler.latent_layers import Head, LatentStatistics
 from led_rl.sampler.request_slots import Needs
@@ -81,6 +83,11 @@ class Step:
             first = torch.where(greedy, self.logits.argmax(-1), first)
         return with_one_candidate(self.undrawable, first, candidates, posteriors, allowed)
 
+    def number(self, name: str, decoding: str) -> Tensor:
+        """(n,) float64: one of the decoding's own numbers, which `Properties.numbers` names."""
+        column = NUMBER + PROPERTIES[decoding].numbers.index(name)
+        return self.settings[:, column].contiguous().view(torch.float64)
+
     def greedy(self) -> Tensor | None:
         return self.flag(GREEDY)
 
@@ -123,14 +130,21 @@ class Step:
             order = settings[:, ORDER : ORDER + self.needs.latents] if order is None else order
         return self.model.latent_statistics(order, rows, candidates, 1.0 / temperature, normed, needed)
 
-    def latent_logits(self) -> list[Tensor]:
-        """(n, vocab) float32 logits after temperature of each latent layer, whole: slow."""
+    def latent_count(self) -> Tensor:
+        """(n,) latent layers of each row; those beyond in `latent_logits` are not its own."""
+        return self.settings[:, DEPTH] - 1
+
+    def latent_logits(self, tempered: bool = True) -> Iterator[Tensor]:
+        """(n, vocab) float32 logits of each latent layer in turn, whole: slow. After temperature, or before it."""
         normed = None if self.needs.shared[NORMED] == 0 else self.settings[:, NORMED].bool()
         order = self.settings[:, ORDER : ORDER + self.needs.latents]
-        return [
-            self.model.latent_logits(order[:, i], self.rows, normed).float() / self.temperature[:, None]
-            for i in range(self.needs.latents)
-        ]
+        for i in range(self.needs.latents):
+            logits = self.model.latent_logits(order[:, i], self.rows, normed).float()
+            yield logits / self.temperature[:, None] if tempered else logits
+
+    def untempered(self) -> Tensor:
+        """(n, vocab) the final layer's logits before temperature, after every edit."""
+        return self.logits * self.temperature[:, None]
 
 
 class LatentModel(Protocol):

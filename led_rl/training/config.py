@@ -14,8 +14,10 @@ from trl import GRPOConfig, ModelConfig
 from trl.trainer.utils import ensure_master_addr_port
 
 from led_rl.data import EXTRACTIONS
-from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams, UserError
+from led_rl.decoding import AGGREGATIONS, OWN_KEYS, DecodingParams, UserError
+from led_rl.methods.properties import DECODINGS
 from led_rl.thinking import END, START
+from led_rl.training.baseline_keys import BaselineKeys, check_trains
 from led_rl.training.checks.values import check_choices, check_generation_kwargs, check_ranges
 from led_rl.training.evaluation_keys import EvaluationData, EvaluationKeys, settle_evaluation
 
@@ -46,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class LEDGRPOConfig(EvaluationKeys, GRPOConfig):
+class LEDGRPOConfig(EvaluationKeys, BaselineKeys, GRPOConfig):
     """`GRPOConfig` and the decoding of the rollouts.
 
     Defaults are TRL's but for two: `vllm_importance_sampling_mode` is `token_truncate`, as TRL's `sequence_mask` is
@@ -75,10 +77,12 @@ class LEDGRPOConfig(EvaluationKeys, GRPOConfig):
     )
     decoding: str = field(
         default="standard",
-        metadata={"help": "Decoding of thinking tokens in rollouts: standard, led or top_k_control."},
+        metadata={"help": f"Decoding of thinking tokens in rollouts (docs/decodings.md): {', '.join(DECODINGS)}."},
     )
     led_depth: int = field(default=8, metadata={"help": "Layers LED reads, the final one included (the paper's d)."})
-    led_k: int = field(default=8, metadata={"help": "Candidates: the final layer's k most probable tokens."})
+    led_k: int | None = field(
+        default=None, metadata={"help": "Candidates: the final layer's k most probable tokens; default: 8 with LED."}
+    )
     led_latent_layers: list[int] | None = field(
         default=None, metadata={"help": "Explicit latent layers, in order of aggregation; default: from the top down."}
     )
@@ -114,6 +118,7 @@ class LEDGRPOConfig(EvaluationKeys, GRPOConfig):
         check_choices(vars(self) | {"scale_rewards": str(self.scale_rewards)})
         if self.decoding not in DECODINGS:
             raise ValueError(f"decoding must be one of {', '.join(DECODINGS)}; got {self.decoding!r}")
+        check_trains(self.decoding)
         if self.use_vllm:
             check_generation_kwargs(self.generation_kwargs)  # type: ignore[arg-type]
         if self.data_seed is not None and self.data_seed != self.seed:
@@ -196,12 +201,14 @@ class LEDGRPOConfig(EvaluationKeys, GRPOConfig):
         """Whether rollouts must say which ids each token could have been."""
         return self.train_support == "sampled" and (self.truncates or self.decoding != "standard")
 
-    def decoding_params(self) -> DecodingParams:
-        """The rollouts' decoding; raises DecodingError (a ValueError) naming the key at fault."""
-        values = {item.name: getattr(self, f"led_{item.name}") for item in fields(DecodingParams)[1:]}
+    def decoding_params(self, decoding: str | None = None) -> DecodingParams:
+        """The rollouts' decoding, or another with the same settings; raises DecodingError naming the key at fault."""
+        names = (item.name for item in fields(DecodingParams) if item.name not in ("decoding", *OWN_KEYS))
+        values: dict[str, Any] = {name: getattr(self, f"led_{name}") for name in names}
         values["latent_layers"] = None if self.led_latent_layers is None else tuple(self.led_latent_layers)
         values["draw"] = self.led_draw or ("marginal" if self.vllm_importance_sampling_correction else "coin")
-        return DecodingParams(self.decoding, **values)
+        decoding = decoding or self.decoding
+        return DecodingParams(decoding, **values, **self.own_values(decoding))
 
 
 class CheckError(UserError):

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from led_rl.decoding import PREFIX, DecodingParams
-from led_rl.sampler.capture_options import EngineOptions
+from led_rl.sampler.capture_options import EngineOptions, admitting
 from led_rl.training.evaluation_keys import evaluates, evaluation_decodings
 from led_rl.training.rollout import LEDVLLMGeneration, replaced
 from rewards import call_reward
@@ -26,12 +27,11 @@ CORRECT_FROM = 1.0  # of the first reward
 
 def options_for_evaluation(options: EngineOptions, args: Any) -> EngineOptions:
     """What the engine must capture so that evaluation can read latent layers, where rollouts do not read them."""
-    if args.decoding_params().reads_latents or not evaluates(args):
-        return options
-    latent = next((decoding for decoding in evaluation_decodings(args).values() if decoding.reads_latents), None)
-    if latent is None:
-        return options
-    return EngineOptions.for_decoding(latent, final_entropy=options.final_entropy, support=options.support)
+    decodings = list(evaluation_decodings(args).values()) if evaluates(args) else []
+    if not args.decoding_params().reads_depth and (latent := next((d for d in decodings if d.reads_depth), None)):
+        kept = {"final_entropy": options.final_entropy, "support": options.support}
+        options = replace(EngineOptions.for_decoding(latent, **kept), baselines=options.baselines)
+    return replace(options, baselines=tuple(dict.fromkeys((*options.baselines, *admitting(decodings)))))
 
 
 def pass_metrics(correct: np.ndarray) -> dict[str, float]:

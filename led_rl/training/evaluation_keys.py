@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from led_rl.decoding import DECODINGS, DecodingParams
+from led_rl.decoding import DecodingParams
+from led_rl.methods.properties import DECODINGS
 
 
 @dataclass
@@ -41,9 +42,7 @@ class EvaluationData:
 
 def evaluation_decodings(args: Any) -> dict[str, DecodingParams]:
     """The decodings of `eval_decodings`, with the run's own depth, k and other `led_*` settings."""
-    own = args.decoding_params()
-    values = {name: value for name, value in vars(own).items() if name != "decoding"}
-    return {name: DecodingParams(name, **values) for name in args.eval_decodings or ()}
+    return {name: args.decoding_params(name) for name in args.eval_decodings or ()}
 
 
 def evaluates(args: Any) -> bool:

@@ -9,7 +9,7 @@ from led_rl.evaluation.recipe import EvaluationRecipe
 
 def options(*arms, layers=12, **keys):
     recipe = EvaluationRecipe(["m"], ["gsm8k"], max_tokens=50, **keys)
-    return _vllm_options(recipe, layers, parse_arms(arms, recipe.arm_defaults), 30)
+    return _vllm_options(recipe, layers, False, parse_arms(arms, recipe.arm_defaults), 30)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,15 @@
 import pytest
 import yaml
 
-from led_rl.decoding import UserError
+from led_rl.decoding import DecodingParams, UserError
+from led_rl.engines.engine import Sampling
 from led_rl.evaluation.arms import comparisons_with, parse_arms
 from led_rl.evaluation.benchmarks import known_benchmarks
+from led_rl.evaluation.engine_building import _vllm_options
 from led_rl.evaluation.recipe import KEYS, EvaluationRecipe, help_text, load_evaluation
+from led_rl.methods.properties import DECODINGS
 from led_rl.recipe import recipe_folders
+from led_rl.sampler.capture_options import EngineOptions
 
 
 def write(path, **values):
@@ -32,6 +36,26 @@ def test_shipped_recipes_load_and_their_arms_parse(name):
         assert ("think-only off", "led") in pairs
         assert ("led", "standard") in pairs
         assert ("standard", "led") not in pairs
+
+
+def test_the_paper_s_table_is_its_models_benchmarks_and_decodings():
+    recipe = load_evaluation(["evaluate_paper.yaml"])
+    arms = parse_arms(recipe.arms, recipe.arm_defaults)
+    assert list(arms)[:5] == ["standard", "dola", "soft_thinking", "soft_thinking_gumbel", "led"]
+    assert all(arm.decoding.decoding == name for name, arm in arms.items())
+    assert set(arms) == set(DECODINGS) - {"top_k_control", "led_reference"}
+    assert {arm.sampling for arm in arms.values()} == {Sampling(0.6, 0.95, 20, 0.0, max_tokens=16384)}
+    assert arms["dola"].decoding == DecodingParams("dola", dola_layers="low", dola_relative_top=0.1)
+    assert arms["led"].decoding == DecodingParams("led", depth=8, k=8)
+    assert (recipe.n, len(recipe.checkpoints), len(recipe.benchmarks)) == (16, 5, 6)
+    assert set(recipe.benchmarks) <= set(known_benchmarks())
+    assert comparisons_with(recipe.baselines, arms) == [(name, "standard") for name in arms if name != "standard"]
+    options = _vllm_options(recipe, 36, True, arms, longest_prompt=1000)  # of Qwen3-4B-Thinking
+    engine = EngineOptions(options["depth"], options["latent_layers"], baselines=options["baselines"])
+    captured = engine.captured_layers(36, tied=True)
+    assert all(set(arm.decoding.layers(36, True)) <= set(captured) for arm in arms.values())
+    assert captured[:7] == arms["led"].decoding.layers(36)
+    assert all(engine.admits(n) for n, arm in arms.items() if arm.decoding.properties.changes_forward)
 
 
 def test_the_ablations_are_the_paper_s():

@@ -27,7 +27,7 @@ import torch
 from agreement import sampling_params
 from test_led_in_vllm import draws
 
-from led_rl.benchmarks.acceptance.requests import mixed_requests, pressing_requests
+from led_rl.benchmarks.acceptance.requests import BASELINES, mixed_requests, pressing_requests
 from led_rl.engines.transformers_engine import TransformersEngine
 from led_rl.engines.vllm_engine import VLLMEngine, model_runner, request_decoder
 
@@ -114,6 +114,7 @@ def main(model: str, requests: dict) -> dict:
         max_num_seqs=16,
         max_num_batched_tokens=64,
         block_size=32,
+        baselines=BASELINES,
         num_gpu_blocks_override=14,  # room for a few sequences: some are preempted and resumed
         enable_prefix_caching=True,
         disable_log_stats=False,

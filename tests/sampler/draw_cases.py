@@ -23,7 +23,7 @@ class Model:
 
     def __init__(self, vocab: int, device: torch.device = CPU):
         self.weight = torch.randn(vocab, HIDDEN).to(device)
-        self.led_states = LatentStates(LAYERS - 1, ROWS, HIDDEN, torch.float32)
+        self.led_states = LatentStates(LAYERS, ROWS, HIDDEN, torch.float32)
         self.led_states.states.normal_()
         for name in ("rows", "tokens", "positions", "states"):
             setattr(self.led_states, name, getattr(self.led_states, name).to(device))
@@ -32,7 +32,10 @@ class Model:
         return Head(self.weight, len(self.weight), whole=True)
 
     def latent_logits(self, order, rows, normed):
-        return self.led_states.read(order[:, None], rows)[:, 0] @ self.weight.T
+        states = self.led_states.read(order[:, None], rows)[:, 0]
+        if normed is not None:
+            states = torch.where(normed[:, None], torch.tanh(states), states)
+        return states @ self.weight.T
 
     def latent_statistics(self, order, rows, candidates, scale, normed, needed):
         states = self.led_states.read(order, rows)
@@ -41,8 +44,9 @@ class Model:
         return latent_statistics(states, self.led_head(), candidates, scale, needed)
 
 
-def decoder(final_entropy, vocab=0, device=CPU):
-    return RequestDecoder(EngineOptions(LAYERS, final_entropy=final_entropy), LAYERS, vocab, ROWS, device)
+def decoder(final_entropy, vocab=0, device=CPU, baselines=()):
+    options = EngineOptions(LAYERS, final_entropy=final_entropy, baselines=baselines)
+    return RequestDecoder(options, LAYERS, vocab, ROWS, device)
 
 
 def admit_request(decoder, row, extra_args, temperature, prompt):

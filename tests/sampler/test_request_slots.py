@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, kstest
 
-from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingError, DecodingParams, decoding_of
+from led_rl.decoding import AGGREGATIONS, DecodingError, DecodingParams, decoding_of
+from led_rl.methods.properties import DECODINGS
 from led_rl.sampler.columns import AGGREGATION, COIN, DECODING, DEPTH, EXPLOIT, GREEDY, ORDER, K
 from led_rl.sampler.request_slots import DecodingSlots
 from led_rl.sampler.uniforms import key_of, uniforms

@@ -10,7 +10,7 @@ import torch
 
 from led_rl.benchmarks.acceptance.laws import binomial_z, chi_square_p
 from led_rl.benchmarks.acceptance.models import THINK, WIDE, save_tiny_model
-from led_rl.benchmarks.acceptance.requests import mixed_requests, random_text
+from led_rl.benchmarks.acceptance.requests import BASELINES, mixed_requests, random_text
 from led_rl.decoding import DecodingParams
 from led_rl.engines.agreement import compare, generate_traced, sampling_params
 from led_rl.engines.installation import check_device, check_environment, check_plugin, check_versions
@@ -51,7 +51,7 @@ def engine(seconds: float, runner: int, eager: bool, dtype: str, wide: bool = Fa
     changes: dict[str, Any] = WIDE if wide else {}
     folder = random_model(dtype=torch.bfloat16 if wide else torch.float32, **changes)
     # room for every prompt at once: vLLM on CPU crashes on a seeded request whose prefill is cut into chunks
-    sizes: dict[str, Any] = {"max_num_seqs": 64, "max_num_batched_tokens": 8192}
+    sizes: dict[str, Any] = {"max_num_seqs": 64, "max_num_batched_tokens": 8192, "baselines": BASELINES}
     made = VLLMEngine(folder, DEPTH, **engine_arguments(eager, dtype), **sizes)
     yield mode(made, runner, eager)
     reference = TransformersEngine(folder)

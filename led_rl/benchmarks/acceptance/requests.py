@@ -19,8 +19,12 @@ MIXED: list[dict[str, Any] | None] = [
     {"led": 1, "led_think_start": "marker"},
     {"led_decoding": "top_k_control", "led_k": 5},
     {"led_decoding": "led_reference", "led_depth": 4},
+    {"led_decoding": "dola"},
+    {"led_decoding": "dola", "led_dola_layers": "high", "led_dola_relative_top": 0.01, "led_k": 20},
+    {"led_decoding": "near_final", "led_near_final_layers": 4},
     None,
 ]
+BASELINES = ("dola_low", "dola_high", "near_final=4")  # an engine admits these for the requests above
 EDITS: list[dict[str, Any]] = [
     {"allowed_token_ids": list(range(THINK, 60))},
     {"logit_bias": {THINK: 3.0, CLOSE: 3.5, 40: 5.0}, "min_tokens": 6},
@@ -80,10 +84,12 @@ def pressing_requests(count: int) -> Requests:
             {"led": 1, "led_depth": 3, "led_draw": "marginal"},
             {"led_decoding": "top_k_control"},
             None,
+            {"led_decoding": "dola"},
+            {"led_decoding": "near_final", "led_near_final_layers": 4},
         ]
-        decoding = decodings[i % 4]
+        decoding = decodings[i % len(decodings)]
         changes: dict[str, Any] = {"max_tokens": 20, "logit_bias": {THINK: 3.0, CLOSE: 3.5}}
-        changes |= {"extra_args": decoding and decoding | {"tag": i}} | EDITS[(i // 2) % len(EDITS)]
+        changes |= {"extra_args": decoding and decoding | {"tag": i}} | EDITS[(i // 3) % len(EDITS)]
         params.append(sampling_params(**changes))
     return prompts, params
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from led_rl.benchmarks.acceptance.engine_checks import DEPTH, agreement, engine_arguments, random_model
-from led_rl.benchmarks.acceptance.requests import Requests, pressing_requests, seeded_requests
+from led_rl.benchmarks.acceptance.requests import BASELINES, Requests, pressing_requests, seeded_requests
 from led_rl.engines.agreement import compare, generate_traced
 from led_rl.engines.self_check import Check, judge, tolerance_of
 from led_rl.engines.transformers_engine import TransformersEngine
@@ -19,7 +19,8 @@ SIZES: dict[str, Any] = {"max_num_seqs": 64, "max_num_batched_tokens": 8192}
 def build(model: str, depth: int = DEPTH, eager: bool | None = None, **changes: Any) -> VLLMEngine:
     """A float32 engine; `eager` defaults to vLLM's own choice (compiled) on a GPU and to eager mode on a CPU."""
     eager = not torch.cuda.is_available() if eager is None else eager
-    return VLLMEngine(model, depth, **engine_arguments(eager, "float32") | SIZES | changes)
+    baselines = BASELINES if depth else ()
+    return VLLMEngine(model, depth, baselines=baselines, **engine_arguments(eager, "float32") | SIZES | changes)
 
 
 def sampled(engine: VLLMEngine, requests: Requests) -> list[Sampled]:

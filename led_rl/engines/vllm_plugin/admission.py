@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from led_rl.decoding import DecodingParams, decoding_of
+from led_rl.decoding import DecodingParams, decoding_of, is_tied
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.sampler.request_decoder import RequestDecoder
 from led_rl.sampler.request_slots import DecodingSlots
@@ -17,8 +17,8 @@ Spell = Callable[[DecodingParams], ThinkMarkers | None]
 def make_decoder(vllm_config: Any, slots: int, device: torch.device) -> RequestDecoder:
     """What draws in a runner that holds up to `slots` requests."""
     config = vllm_config.model_config
-    layers = config.hf_text_config.num_hidden_layers
-    return RequestDecoder(EngineOptions.from_environment(), layers, config.get_vocab_size(), slots, device)
+    text, options = config.hf_text_config, EngineOptions.from_environment()
+    return RequestDecoder(options, text.num_hidden_layers, config.get_vocab_size(), slots, device, is_tied(text))
 
 
 def admit(slots: DecodingSlots, slot: int, params: Any, token_ids: Sequence[int] | None, spell: Spell) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
 from vllm.utils.torch_utils import direct_register_custom_op
 
+from led_rl.decoding import is_tied
 from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
 from led_rl.engines.vllm_plugin.latent_states import LatentStates, keeping
 from led_rl.engines.vllm_plugin.plugin import keep_over_sleep
@@ -44,7 +45,7 @@ class LatentStatesMixin:
         self.led_depth = options.depth
         if not options.depth:
             return
-        self.led_layers = options.captured_layers(config.num_hidden_layers)
+        self.led_layers = options.captured_layers(config.num_hidden_layers, is_tied(config))
         self.led_states = LatentStates(
             len(self.led_layers),
             vllm_config.scheduler_config.max_num_seqs,

@@ -9,9 +9,16 @@ from typing import Any
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
-from led_rl.decoding import PREFIX, DecodingError, DecodingParams, decoding_of
+from led_rl.decoding import PREFIX, DecodingError, DecodingParams, decoding_of, is_tied
 from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
-from led_rl.sampler.capture_options import DEFAULT_VARIABLE, DEPTH_VARIABLE, MAX_K_VARIABLE, EngineOptions
+from led_rl.sampler.capture_options import (
+    BASELINES_VARIABLE,
+    DEFAULT_VARIABLE,
+    DEPTH_VARIABLE,
+    MAX_K_VARIABLE,
+    EngineOptions,
+    admitting,
+)
 from led_rl.thinking import MissingMarkersError, ThinkMarkers
 
 MOST_REMEMBERED = 4096  # decodings: clients choose their markers
@@ -43,7 +50,8 @@ def read_default(options: EngineOptions, vllm_config: Any, tokenizer: Any) -> di
     model_config = vllm_config.model_config
     if options.depth and (model_config.architectures or [None])[0] in ARCHITECTURES:
         try:
-            options.captured_layers(model_config.hf_text_config.num_hidden_layers)
+            text = model_config.hf_text_config
+            options.captured_layers(text.num_hidden_layers, is_tied(text))
         except ValueError as error:
             raise DecodingError(str(error)) from error
     text = os.environ.get(DEFAULT_VARIABLE, "")
@@ -82,7 +90,7 @@ def with_depth(extra_args: Mapping[str, Any] | None, options: EngineOptions) -> 
     """Request keys that read latent layers and name neither depth nor layers, with those that the engine captures."""
     keys = dict(extra_args or {})
     named = {f"{PREFIX}_depth", f"{PREFIX}_latent_layers"} & keys.keys()
-    if not options.depth or named or not decoding_of(keys).reads_latents:
+    if not options.depth or named or not decoding_of(keys).reads_depth:
         return keys
     if options.latent_layers:
         return {**keys, f"{PREFIX}_latent_layers": list(options.latent_layers)}
@@ -134,12 +142,20 @@ def check_engine(decoding: DecodingParams, options: EngineOptions, vllm_config: 
         marker = getattr(decoding, name)
         if outside := [token for token in marker if not isinstance(marker, str) and token >= vocabulary]:
             raise DecodingError(f"led_{name} names tokens {outside}; token ids of this model are 0 to {vocabulary - 1}")
-    num_layers = model_config.hf_text_config.num_hidden_layers
-    captured = options.captured_layers(num_layers)
-    if missing := [layer for layer in decoding.layers(num_layers) if layer not in captured]:
+    if decoding.properties.changes_forward and not options.admits(decoding.decoding):
+        raise DecodingError(
+            f"decoding {decoding.decoding!r} changes the model's forward pass, and this engine was not built for it: "
+            f"start it with {decoding.decoding} in {BASELINES_VARIABLE}"
+        )
+    text = model_config.hf_text_config
+    captured = options.captured_layers(text.num_hidden_layers, is_tied(text))
+    if missing := [layer for layer in decoding.layers(text.num_hidden_layers, is_tied(text)) if layer not in captured]:
+        remedy = f"lower led_depth or start the engine with a larger {DEPTH_VARIABLE}"
+        if words := admitting([decoding]):
+            remedy = f"start the engine with {words[0]} in {BASELINES_VARIABLE}"
         raise DecodingError(
             f"the request reads layers {missing}, but this engine captures {list(captured)} "
-            f"({DEPTH_VARIABLE}={options.depth}); lower led_depth or start the engine with a larger {DEPTH_VARIABLE}"
+            f"({DEPTH_VARIABLE}={options.depth}); {remedy}"
         )
 
 

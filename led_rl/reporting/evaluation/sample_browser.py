@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from led_rl.decoding import READS_LATENTS
 from led_rl.reporting.evaluation.folder import EvaluationFolder, Place, Verdict
 from led_rl.reporting.evaluation.token_texts import TokenTexts, token_texts
 
@@ -158,7 +157,7 @@ def _index(folder: EvaluationFolder, places: Sequence[Place], rows: Sequence[Seq
         "benchmarks": benchmarks,
         "checkpoints": checkpoints,
         "arms": arms,
-        "explores": [arm not in folder.arms or READS_LATENTS[folder.arms[arm].decoding.decoding] for arm in arms],
+        "explores": [arm not in folder.arms or folder.arms[arm].decoding.reads_latents for arm in arms],
         "problems": [problem for _, problem in problems],
         "columns": columns.split(),
         "rows": [

@@ -1,7 +1,9 @@
 """The engine's decodings: one small file each, over a pure function of the method layer. See docs/decodings.md."""
 
+from led_rl.sampler.decodings.dola import draw_dola
 from led_rl.sampler.decodings.led import draw_led
 from led_rl.sampler.decodings.led_reference import draw_led_reference
+from led_rl.sampler.decodings.near_final import draw_near_final
 from led_rl.sampler.decodings.top_k_control import draw_top_k_control
 from led_rl.sampler.step import Decoding
 
@@ -9,4 +11,6 @@ DRAWS: dict[str, Decoding] = {
     "led": draw_led,
     "led_reference": draw_led_reference,
     "top_k_control": draw_top_k_control,
+    "dola": draw_dola,
+    "near_final": draw_near_final,
 }

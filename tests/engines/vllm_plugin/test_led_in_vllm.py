@@ -40,7 +40,9 @@ def test_tables_phases_and_logprobs_agree_with_transformers(engine, reference):
     assert seen["log-probabilities"] > 1000
     assert seen["supports"] == seen["log-probabilities"]
     assert seen["truncated supports"] > 100
-    assert min(seen["drawn by led"], seen["drawn by top_k_control"], seen["drawn by led_reference"]) > 40
+    assert (
+        min(seen[f"drawn by {name}"] for name in ("led", "top_k_control", "led_reference", "dola", "near_final")) > 40
+    )
 
 
 def draws(engine, prompt, count, **changes):
@@ -62,6 +64,16 @@ def test_thinking_tokens_follow_mu_and_not_the_final_layer(engine, reference, dr
     assert chi_square_p(tokens, exploit) < 1e-6
 
 
+@pytest.mark.parametrize("decoding", [DecodingParams("dola"), DecodingParams("near_final", near_final_layers=4)])
+def test_thinking_tokens_follow_the_chosen_layers(engine, reference, decoding):
+    prompt = uncertain_prompt(reference)
+    policy = reference.policy(prompt, decoding, 0.8)[-1]
+    standard = standard_policy(reference.model(torch.tensor([prompt])).logits[0, -1:], Sampling(0.8))[0]
+    tokens = draws(engine, prompt, 5_000, extra_args=decoding.to_extra_args(), seed=None, top_p=0.5)
+    assert chi_square_p(tokens, policy) > 1e-3
+    assert chi_square_p(tokens, standard) < 1e-6
+
+
 def test_tokens_after_thinking_follow_standard_sampling(engine, reference):
     prompt = [*uncertain_prompt(reference), CLOSE]
     logits = reference.model(torch.tensor([prompt])).logits[0, -1:]
@@ -77,6 +89,7 @@ def test_greedy_requests_keep_the_coin(engine, reference):
     assert chi_square_p(draws(engine, prompt, 4000, extra_args={"led": 1}, temperature=0.0), mu) > 1e-3
 
 
+OTHERS: list[dict] = [{"led": 1}, {"led_decoding": "dola"}, {"led_decoding": "near_final", "led_near_final_layers": 4}]
 PLAIN = """
 import json, sys
 from led_rl.engines.environment import set_cpu_environment
@@ -114,7 +127,7 @@ def test_standard_requests_in_a_mixed_batch_are_bit_identical_to_plain_vllm(engi
     )
     plain = json.loads((tmp_path / "plain.json").read_text())
     params = [
-        sampling_params(**(request | ({"extra_args": {"led": 1, "tag": i}} if i % 2 else {})))
+        sampling_params(**(request | ({"extra_args": OTHERS[i // 2 % len(OTHERS)] | {"tag": i}} if i % 2 else {})))
         for i, (_, request) in enumerate(requests)
     ]
     outputs, _ = generate_traced(engine.llm, [prompt for prompt, _ in requests], params)
@@ -128,6 +141,25 @@ def test_standard_requests_in_a_mixed_batch_are_bit_identical_to_plain_vllm(engi
         else:
             different += not same
     assert different > 0  # the LED rows did something else
+
+
+def test_led_s_rows_are_bit_identical_whatever_other_decodings_are_in_the_batch(engine):
+    prompts = [[*random_text(random.Random(i), 20), THINK] for i in range(24)]
+
+    def sampled(companion):
+        kinds = [{"led": 1}, companion, {"led": 1, "led_draw": "marginal"}, None]
+        params = [sampling_params(seed=i, extra_args=kinds[i % 4]) for i in range(24)]
+        engine.llm.reset_prefix_cache()
+        outputs = engine.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+        samples = [output.outputs[0] for i, output in enumerate(outputs) if i % 4 != 1]
+        return [
+            (list(s.token_ids), [step[t].logprob for step, t in zip(s.logprobs, s.token_ids, strict=True)])
+            for s in samples
+        ]
+
+    alone = sampled({"led_decoding": "top_k_control"})
+    for companion in ({"led_decoding": "dola"}, {"led_decoding": "near_final", "led_near_final_layers": 4}):
+        assert sampled(companion) == alone
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -182,7 +214,11 @@ def test_statistics_are_the_sums_of_the_traced_rows(engine):
         ({"led": 1, "led_depth": 9}, "captures"),
         ({"led": 1, "led_depth": 99}, "12"),
         ({"led": 1, "led_k": 0}, "led_k"),
-        ({"led_decoding": "dola"}, "standard, led, top_k_control, led_reference"),
+        ({"led_decoding": "doll"}, "standard, led, top_k_control, led_reference"),
+        ({"led_decoding": "dola", "led_dola_layers": [1, 3]}, "dola=1.3 in LED_RL_BASELINES"),
+        ({"led_decoding": "near_final"}, "near_final=10 in LED_RL_BASELINES"),
+        ({"led_decoding": "soft_thinking"}, "soft_thinking in LED_RL_BASELINES"),
+        ({"led": 1, "led_dola_relative_top": 0.2}, "led_dola_relative_top belongs to dola"),
         ({"led_k": 4}, "without a decoding"),
     ],
 )

@@ -10,7 +10,7 @@ from subprocesses import ROOT, run_command
 
 from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
-from led_rl.engines.transformers_engine import TransformersEngine, standard_policy
+from led_rl.engines.transformers_engine import CHOOSING, TransformersEngine, standard_policy
 from led_rl.sampler.support import read_record
 
 DECODINGS = [
@@ -40,7 +40,13 @@ def asked(i: int, decoding: dict | None):
 
 
 MIXED = [asked(i, DECODINGS[i % len(DECODINGS)]) for i in range(20)]
-REFERENCE = [asked(i, {"led_decoding": "led_reference", "led_depth": 4}) for i in range(4)]
+WHOLE = [  # decodings that gather whole logits of latent layers
+    {"led_decoding": "led_reference", "led_depth": 4},
+    {"led_decoding": "dola"},
+    {"led_decoding": "near_final", "led_near_final_layers": 4},
+]
+REFERENCE = [asked(i, WHOLE[0]) for i in range(4)]
+CHOSEN = [asked(i, [*WHOLE[1:], {"led": 1}, None][i % 4]) for i in range(8)]
 
 
 @pytest.fixture(scope="module", params=["v1", "v2", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -48,7 +54,7 @@ def facts(request, tiny_model, tmp_path_factory):
     if request.param == "gpu" and torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA GPUs")
     folder = tmp_path_factory.mktemp("parallel")
-    (folder / "requests.json").write_text(json.dumps([MIXED, REFERENCE]))
+    (folder / "requests.json").write_text(json.dumps([MIXED, REFERENCE, CHOSEN]))
     probe = ROOT / "tests" / "probes" / "parallel_probe.py"
     files = folder / "requests.json", folder / "facts.json"
     run_command(sys.executable, probe, request.param, tiny_model, *files, timeout=400)
@@ -82,6 +88,8 @@ def policies(reference, prompt, settings, tokens) -> list[list[torch.Tensor]]:
     )
     if decoding.decoding == "top_k_control":
         policies = [standard_policy(logits, Sampling(temperature, top_k=decoding.k))]
+    elif decoding.decoding in CHOOSING:
+        policies = [reference.policy(prompt + tokens[:-1], decoding, temperature)]
     else:
         policies = [q, b] if decoding.decoding == "led" and decoding.draw == "coin" else [mu]
     thinking = reference.markers(decoding).thinking_mask(prompt, tokens)
@@ -94,18 +102,18 @@ def policies(reference, prompt, settings, tokens) -> list[list[torch.Tensor]]:
 
 def test_log_probabilities_agree_with_transformers(facts, tiny_model):
     reference, checked = TransformersEngine(tiny_model), 0
-    for requests, found in zip([MIXED, REFERENCE], facts, strict=True):
+    for requests, found in zip([MIXED, REFERENCE, CHOSEN], facts, strict=True):
         for (prompt, settings), tokens, logprobs in zip(requests, found["tokens"], found["logprobs"], strict=True):
             expected = policies(reference, prompt, settings, tokens)
             for token, logprob, may_be in zip(tokens, logprobs, expected, strict=True):
                 checked += 1
                 assert any(abs(policy[token].log().item() - logprob) < TOLERANCE for policy in may_be), settings
-    assert checked == TOKENS * (len(MIXED) + len(REFERENCE))
+    assert checked == TOKENS * (len(MIXED) + len(REFERENCE) + len(CHOSEN))
 
 
 def test_supports_are_those_of_transformers(facts, tiny_model):
     reference, of_candidates = TransformersEngine(tiny_model), 0
-    for requests, found in zip([MIXED, REFERENCE], facts, strict=True):
+    for requests, found in zip([MIXED, REFERENCE, CHOSEN], facts, strict=True):
         for (prompt, settings), tokens, records in zip(requests, found["tokens"], found["supports"], strict=True):
             expected = policies(reference, prompt, settings, tokens)
             for token, record, may_be in zip(tokens, records, expected, strict=True):

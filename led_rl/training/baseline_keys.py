@@ -1,0 +1,59 @@
+"""The recipe keys of the other decodings (docs/decodings.md), and which decodings cannot train."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from led_rl.methods.properties import PROPERTIES, owners
+
+CANNOT_TRAIN = (
+    "decoding: {decoding!r} cannot train: while it thinks, the model reads a mix of token embeddings, so that no token "
+    "was drawn and none has a log-probability, without which there is neither a loss nor an importance ratio. "
+    "Allowed: {allowed}. Evaluate with it instead (eval_decodings, led-rl evaluate)"
+)
+
+
+@dataclass
+class BaselineKeys:
+    """Parameters of `dola`, `near_final` and `latent_noise`, the decodings beside LED that can train."""
+
+    led_dola_layers: list[str] | None = field(
+        default=None, metadata={"help": "DoLa's premature layers: low (default), high, or numbers of layers."}
+    )
+    led_dola_relative_top: float = field(
+        default=0.1, metadata={"help": "DoLa draws tokens of at least this share of the largest probability."}
+    )
+    led_near_final_layers: int = field(
+        default=10, metadata={"help": "How many layers near_final goes back from the final one at most."}
+    )
+    led_noise_layers: list[int] | None = field(
+        default=None, metadata={"help": "Layers that latent_noise disturbs; default: the middle third."}
+    )
+    led_noise_scale: float = field(default=0.1, metadata={"help": "Scale of latent_noise at confidence 0."})
+
+    def own_values(self, decoding: str) -> dict[str, Any]:
+        """What these keys give DecodingParams: those of `decoding`, and those that no decoding of the run has."""
+        in_use = {decoding, *(getattr(self, "eval_decodings", None) or ()), getattr(self, "decoding", decoding)}
+        layers = self.led_dola_layers
+        values: dict[str, Any] = {
+            "dola_layers": "low" if layers is None else _layers(layers),
+            "dola_relative_top": self.led_dola_relative_top,
+            "near_final_layers": self.led_near_final_layers,
+            "noise_layers": None if self.led_noise_layers is None else tuple(self.led_noise_layers),
+            "noise_scale": self.led_noise_scale,
+        }
+        return {key: v for key, v in values.items() if decoding in owners(key) or not in_use & set(owners(key))}
+
+
+def _layers(values: list[str] | str) -> str | tuple[object, ...]:
+    """`low`, `high`, or numbers: on a command line they are words, in YAML they may be one word or integers."""
+    words = [values] if isinstance(values, str) else list(values)
+    if len(words) == 1 and not str(words[0]).isdecimal():
+        return str(words[0])
+    return tuple(int(word) if str(word).isdecimal() else word for word in words)
+
+
+def check_trains(decoding: str) -> None:
+    """Raises ValueError with the reason if a decoding cannot train."""
+    if not PROPERTIES[decoding].has_log_probability:
+        allowed = ", ".join(name for name, properties in PROPERTIES.items() if properties.has_log_probability)
+        raise ValueError(CANNOT_TRAIN.format(decoding=decoding, allowed=allowed))
