@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from led_rl.benchmarks.cost_model import Machine
+from led_rl.benchmarks.memory import held_by_loss, held_per_sequence
 from led_rl.benchmarks.sizes import Sizes, count
 from led_rl.decoding import UserError
 from led_rl.terminal.tables import text_table
@@ -65,6 +66,8 @@ class Setup:
     engine_share: float  # of the GPU's memory that the engine takes
     tensor_parallel: int
     depth: int
+    support: int = 0  # ids of a support that the loss is normalised over; 0: the vocabulary
+    adapter: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,15 @@ def setup_of(recipe: Recipe, gpus: int, memory: int, prompt: int | None = None) 
         engine_share=training.vllm_gpu_memory_utilization,
         tensor_parallel=training.vllm_tensor_parallel_size,
         depth=0 if training.decoding == "standard" else training.led_depth,
+        support=_support(training),
+        adapter=bool(recipe.model.use_peft),
     )
+
+
+def _support(training: Any) -> int:
+    if not training.needs_supports:
+        return 0
+    return max(training.top_k, 0 if training.decoding == "standard" else training.led_k)
 
 
 def sizes_of(recipe: Recipe, config: PreTrainedConfig, setup: Setup) -> Sizes:
@@ -161,17 +172,22 @@ def plan(setup: Setup, sizes: Sizes, config: PreTrainedConfig, machine: Machine)
         "runtime": ASSUMED["runtime"],
     }
     layer = sizes.parameters * setup.itemsize / text.num_hidden_layers
+    loss = held_by_loss(
+        setup.batch * setup.completion, setup.support, text.hidden_size, text.vocab_size, setup.itemsize,
+        trains_head=not setup.adapter,
+    )  # fmt: skip
     training = static | {
         "gradients": sizes.trained * setup.itemsize / shards[2],
         "gathered layer": 2 * layer if shards[3] > 1 else 0.0,
         "activations": float(sizes.activations),
-        "recomputed layer": float(sizes.recomputed),
+        "loss, or recomputed layer": float(max(loss, sizes.recomputed)),  # the loss is done when the first layer is
     }
     rollout = dict(static)
     heads = getattr(text, "num_key_value_heads", text.num_attention_heads)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     token_bytes = 2 * text.num_hidden_layers * heads * head_dim * setup.itemsize / setup.tensor_parallel
-    led = setup.rollouts * setup.tensor_parallel * max(0, setup.depth - 1) * text.hidden_size * setup.itemsize
+    held = held_per_sequence(setup.depth, text.hidden_size, setup.itemsize, text.vocab_size, on_device=True)
+    led = setup.rollouts * setup.tensor_parallel * sum(held.values()) if setup.depth else 0
     longest = setup.prompt + setup.completion
     concurrent = setup.rollouts
     if setup.colocated:

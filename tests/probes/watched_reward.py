@@ -52,14 +52,17 @@ class Watched(LEDGRPOTrainer):
         return max((engine[name][: len(value)] - value).abs().max().item() for name, value in expected.items())
 
     def held(self) -> dict[str, int]:
-        """Numbers that this process keeps: of Adam's state, and of parameters."""
-        optimizer = self.optimizer
+        """Numbers that this process keeps: of Adam's state, of DeepSpeed's float32 copies, and of parameters."""
+        optimizer, master = self.optimizer, []
         while hasattr(optimizer, "optimizer"):
+            for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):  # ZeRO-2's, ZeRO-3's
+                master += getattr(optimizer, name, [])
             optimizer = optimizer.optimizer
         states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
         parameters = list(self.accelerator.unwrap_model(self.model).parameters())
         return {
             "optimizer": sum(value.numel() for value in states if value.dim()),
+            "master": sum({id(part): part.numel() for part in master}.values()),
             "whole": sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters),
             "parameters": sum(p.numel() + (p.ds_tensor.numel() if p.numel() == 0 else 0) for p in parameters),
             "trained": sum(getattr(p, "ds_numel", p.numel()) for p in parameters if p.requires_grad),

@@ -39,8 +39,9 @@ def run(tmp_path_factory):
         *["--rewards", "[{name: 'watched_reward:share_of_letters'}]"],
     ]
     command = [BIN / "accelerate", "launch", "--quiet", "led_rl/train.py", *arguments]
-    probes = {"PYTHONPATH": f"{ROOT}/tests/probes:{ROOT}/tests"}
+    probes = {"PYTHONPATH": str(ROOT / "tests" / "probes")}
     run_command(*command, status=1, timeout=600, KILL_IN_SAVE="3", **probes)
+    assert (out / "checkpoint-3").is_dir()
     seen = [json.loads(line) for line in (out / "watched-0.jsonl").read_text().splitlines()]
     (out / "watched-0.jsonl").unlink()
     said = run_command(*command, timeout=600, **probes)

@@ -52,7 +52,7 @@ def run(name, folder, model) -> SimpleNamespace:
         recipe += ["--deepspeed", deepspeed]
     nodes = NODES[name]
     environment = {
-        "PYTHONPATH": f"{ROOT}/tests/probes:{ROOT}/tests", "PATH": f"{BIN}:{os.environ['PATH']}", "DEVICE": "cpu",
+        "PYTHONPATH": str(ROOT / "tests" / "probes"), "PATH": f"{BIN}:{os.environ['PATH']}", "DEVICE": "cpu",
         "NNODES": str(nodes), "MASTER_ADDR": "localhost", "GPUS": str(2 // nodes),
         "STRATEGY": "" if name == "zero3" else name,
     }  # fmt: skip
@@ -67,7 +67,8 @@ def run(name, folder, model) -> SimpleNamespace:
             ]
             return "\n".join(run.result() for run in started)
 
-    train(status=1, **KILLED[name])
+    died = train(status=1, **KILLED[name])
+    assert "(SIGKILL)" in died, died[-6000:]
     left = {path.name: flaw_of(path) for path in out.glob("checkpoint-*")}
     seen = [[json.loads(line) for line in (out / f"watched-{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)]
     (out / "watched-0.jsonl").unlink()

@@ -65,7 +65,7 @@ def bytes_of_checkpoint(recipe: Recipe, config: Any) -> tuple[int, int]:
 
     Both are 0 for a model whose class is not transformers' own.
     """
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config))
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if model_class is None:
         return 0, 0
     values = recipe.values
