@@ -17,6 +17,9 @@ from servers import free_port
 from subprocesses import BIN, ROOT, run_command
 from transformers import AutoConfig
 
+from led_rl.benchmarks.cost_model import HARDWARE
+from led_rl.benchmarks.plan import GIB, ON_ANY_MACHINE, plan, setup_of
+from led_rl.benchmarks.sizes import Sizes
 from led_rl.training.checkpoints import flaw_of
 from led_rl.training.checks.saving import bytes_of_checkpoint
 from led_rl.training.recipe import load_recipe
@@ -70,17 +73,19 @@ def run(name, folder, model) -> SimpleNamespace:
     died = train(status=1, **KILLED[name])
     assert "(SIGKILL)" in died, died[-6000:]
     left = {path.name: flaw_of(path) for path in out.glob("checkpoint-*")}
-    seen = [[json.loads(line) for line in (out / f"watched-{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)]
-    (out / "watched-0.jsonl").unlink()
-    (out / "watched-1.jsonl").unlink()
+    seen = take_notes(out)
     said = train(status=0)
-    resumed = [
-        [json.loads(line) for line in (out / f"watched-{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)
-    ]
-    arguments = [*map(str, recipe), "--use_cpu", "true"]
-    return SimpleNamespace(
-        out=out, arguments=arguments, settings=deepspeed, left=left, seen=seen, resumed=resumed, said=said
-    )
+    arguments = [*map(str, recipe), "--deepspeed", deepspeed or "null"]
+    return SimpleNamespace(out=out, arguments=arguments, left=left, seen=seen, resumed=take_notes(out), said=said)
+
+
+def take_notes(out) -> list[list[dict]]:
+    """What both processes wrote down since the last call."""
+    files = [out / f"watched-{rank}.jsonl" for rank in (0, 1)]
+    notes = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    for file in files:
+        file.unlink()
+    return notes
 
 
 def steps_of(lines, kind, key=None) -> dict:
@@ -154,6 +159,16 @@ def test_each_process_keeps_its_share(runs):
         assert log["parameters"] == pytest.approx(whole * (0.5 if name == "zero3" else 1), rel=0.01), name
 
 
+@pytest.mark.parametrize("name", NODES)
+def test_each_process_keeps_what_the_plan_says(runs, name):
+    log = [line for line in runs[name].resumed[0] if line["kind"] == "log"][-1]
+    setup = setup_of(load_recipe(runs[name].arguments, ON_ANY_MACHINE), gpus=2, memory=GIB)
+    sizes = Sizes(log["whole"], log["trained"], activations=0, recomputed=0)
+    parts = plan(setup, sizes, AutoConfig.from_pretrained(runs[name].out), HARDWARE["h100"]).training
+    assert parts["optimizer"] == pytest.approx(4 * (log["optimizer"] + log["master"]), rel=0.15)
+    assert parts["weights"] == pytest.approx(4 * log["parameters"], rel=0.15)
+
+
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
 def test_optimizer_states_are_files_of_their_own(runs, name):
     states = sorted(path.name for path in (runs[name].out / "checkpoint-4" / "global_step4").iterdir())
@@ -164,8 +179,8 @@ def test_optimizer_states_are_files_of_their_own(runs, name):
 @pytest.mark.parametrize("name", NODES)
 def test_a_checkpoint_takes_what_the_check_of_the_disk_says(runs, name):
     run = runs[name]
-    recipe = load_recipe(run.arguments, {"deepspeed": None, "ddp_backend": None})
-    recipe.training.deepspeed = run.settings
+    recipe = load_recipe(run.arguments, ON_ANY_MACHINE)
+    recipe.training.deepspeed = recipe.values["deepspeed"]
     checkpoint, model = bytes_of_checkpoint(recipe, AutoConfig.from_pretrained(run.out))
     files = [path.stat().st_size for path in (run.out / "checkpoint-4").rglob("*") if path.is_file()]
     assert sum(files) == pytest.approx(checkpoint, rel=0.15)
