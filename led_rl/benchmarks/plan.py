@@ -35,7 +35,9 @@ ASSUMED = {
 
 # A recipe for GPUs is planned on any machine. These keys would be refused there, or start DeepSpeed, so the configs get
 # other values; `Recipe.values` keeps the recipe's own.
-ON_ANY_MACHINE: dict[str, Any] = {"bf16": False, "deepspeed": None, "fsdp": None, "use_cpu": True, "report_to": "none"}
+ON_ANY_MACHINE: dict[str, Any] = {
+    "bf16": False, "deepspeed": None, "fsdp": None, "use_cpu": True, "ddp_backend": None, "report_to": "none",
+}  # fmt: skip
 
 
 class PlanError(UserError):

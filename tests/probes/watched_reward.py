@@ -35,9 +35,9 @@ class Watched(LEDGRPOTrainer):
         parameters = dict(self.accelerator.unwrap_model(self.model).named_parameters())
         if not any(hasattr(parameter, "ds_id") for parameter in parameters.values()):
             return parameters
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        with GatheredParameters(list(parameters.values())):
+        with deepspeed.zero.GatheredParameters(list(parameters.values())):
             return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     def engine_apart(self) -> float:

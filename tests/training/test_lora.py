@@ -90,9 +90,9 @@ def test_the_engine_holds_the_merged_weights_after_each_sync(run):
 
 @pytest.fixture(scope="module")
 def merged(run):
-    """transformers with the adapter of the first step merged by PEFT, and the base model."""
+    """transformers with the adapter of the second step merged by PEFT, and the base model."""
     base, adapted = (AutoModelForCausalLM.from_pretrained(run.model, dtype=torch.float32) for _ in range(2))
-    adapted = PeftModel.from_pretrained(adapted, run.out / "checkpoint-1").merge_and_unload()
+    adapted = PeftModel.from_pretrained(adapted, str(run.out / "checkpoint-2")).merge_and_unload()
     engine = TransformersEngine(str(run.model))
     engine.model.load_state_dict(adapted.state_dict())
     return engine, base.state_dict()
@@ -102,7 +102,7 @@ def test_rollouts_are_led_over_the_layers_of_the_merged_model(run, merged):
     engine, base = merged
     moved = [name for name, value in engine.model.state_dict().items() if not torch.equal(value, base[name])]
     assert len(moved) == 8 * 7  # q, k, v, o, gate, up and down of each layer
-    rollout, thought, apart = rollouts(run.seen)[1], 0, 0.0
+    rollout, thought, apart = rollouts(run.seen)[2], 0, 0.0
     for prompt, completion, logprobs in zip(
         rollout["prompts"], rollout["completions"], rollout["logprobs"], strict=True
     ):
