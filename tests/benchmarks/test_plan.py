@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from trl.trainer.utils import add_fused_lm_head
 
 from led_rl.benchmarks.cost_model import HARDWARE
-from led_rl.benchmarks.plan import ASSUMED, GIB, Setup, advise, plan
+from led_rl.benchmarks.plan import ASSUMED, GIB, Setup, plan
+from led_rl.benchmarks.plan_advice import advise
 from led_rl.benchmarks.sizes import Sizes, count
 from led_rl.commands.plan import main
 from led_rl.decoding import UserError

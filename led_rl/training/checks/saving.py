@@ -63,23 +63,27 @@ def check_space(recipe: Recipe, config: Any) -> None:
 def bytes_of_checkpoint(recipe: Recipe, config: Any) -> tuple[int, int]:
     """Estimated bytes of a checkpoint and of the final model, by counting parameters without memory.
 
-    Both are 0 for a model whose class is not transformers' own.
+    Both are 0 for a model whose class is not transformers' own. Raises CheckError for an adapter that fits no layer.
     """
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if model_class is None:
         return 0, 0
-    values = recipe.values
-    half = values.get("bf16") or values.get("fp16") or recipe.model.dtype in ("bfloat16", "float16")
+    sharded = bool(recipe.training.deepspeed)
+    cast = sharded and (recipe.values.get("bf16") or recipe.values.get("fp16"))  # DeepSpeed casts the model itself
+    half = cast or recipe.model.dtype in ("bfloat16", "float16")
     with torch.device("meta"):
         model: Any = model_class(config)  # from_config would share it out under ZeRO-3
     adapter = get_peft_config(recipe.model)
     if adapter is not None:
         from peft import get_peft_model
 
-        model = get_peft_model(model, adapter)
+        try:
+            model = get_peft_model(model, adapter)
+        except ValueError as error:
+            raise CheckError(f"{recipe.path}: use_peft: {str(error).splitlines()[0]}") from error
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = trained * (2 if half else 4)
-    if recipe.training.deepspeed:
+    if sharded:
         return 2 * weights + DEEPSPEED * trained, weights  # the weights twice: as a model, and among the shards
     return weights * (1 + ADAM), weights
 

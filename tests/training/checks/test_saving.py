@@ -71,6 +71,11 @@ def test_saves_end_whole_rollouts(run_file, capsys, taken, asked, rounded):
     assert recipe.values["save_steps"] == asked  # the run's record keeps what was given
 
 
+def test_an_adapter_that_fits_no_layer(run_file, refused):
+    message = refused([run_file(use_peft=True, lora_target_modules=["k_prjo"])])
+    assert "run.yaml: use_peft: Target modules k_prjo not found" in message
+
+
 def test_a_warning_says_how_few_checkpoints_fit(run_file, monkeypatch, capsys):
     recipe = load_recipe([run_file()])
     from led_rl.training.checks import saving
