@@ -144,7 +144,7 @@ def test_losses_and_gradient_norms_are_ddp_s(runs, name):
 def test_the_engine_holds_the_gathered_parameters_after_each_sync(runs, name):
     for lines in (*runs[name].seen, *runs[name].resumed):
         apart = steps_of(lines, "rollout", "apart")
-        assert len(apart) >= 3
+        assert len(apart) >= 2
         assert set(apart.values()) == {0.0}
 
 

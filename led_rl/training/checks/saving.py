@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from trl import get_peft_config
 
@@ -84,7 +85,8 @@ def bytes_of_checkpoint(recipe: Recipe, config: Any) -> tuple[int, int]:
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = trained * (2 if half else 4)
     if sharded:
-        return 2 * weights + DEEPSPEED * trained, weights  # the weights twice: as a model, and among the shards
+        copies = 1 if HfDeepSpeedConfig(recipe.training.deepspeed).is_zero3() else 2  # as a model, and with the shards
+        return copies * weights + DEEPSPEED * trained, weights
     return weights * (1 + ADAM), weights
 
 
