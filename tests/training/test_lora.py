@@ -68,11 +68,8 @@ def test_checkpoints_and_the_final_model_hold_the_adapter_alone(run):
     assert all(".lora_" in name for name in torch.load(states, weights_only=False)["module"])
     recipe = load_recipe(run.arguments, ON_ANY_MACHINE)
     assert is_finished(recipe)
-    recipe.training.deepspeed = recipe.values["deepspeed"]
-    checkpoint, final = bytes_of_checkpoint(recipe, AutoConfig.from_pretrained(run.model))
+    _, final = bytes_of_checkpoint(recipe, AutoConfig.from_pretrained(run.model))
     assert (run.out / "adapter_model.safetensors").stat().st_size == pytest.approx(final, rel=0.15)
-    files = [path.stat().st_size for path in (run.out / "checkpoint-4").rglob("*") if path.is_file()]
-    assert sum(files) == pytest.approx(checkpoint, rel=0.15, abs=200_000)  # scripts and settings are beside it
 
 
 def test_the_reference_is_the_model_without_its_adapter(run):
