@@ -5,8 +5,7 @@ Parameters and activations are counted (`sizes.py`), times are a roofline: see `
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from led_rl.benchmarks.cost_model import Machine
+from led_rl.benchmarks.memory import held_by_loss, held_per_sequence
 from led_rl.benchmarks.sizes import Sizes, count
 from led_rl.decoding import UserError
 from led_rl.terminal.tables import text_table
@@ -34,7 +34,9 @@ ASSUMED = {
 
 # A recipe for GPUs is planned on any machine. These keys would be refused there, or start DeepSpeed, so the configs get
 # other values; `Recipe.values` keeps the recipe's own.
-ON_ANY_MACHINE: dict[str, Any] = {"bf16": False, "deepspeed": None, "fsdp": None, "use_cpu": True, "report_to": "none"}
+ON_ANY_MACHINE: dict[str, Any] = {
+    "bf16": False, "deepspeed": None, "fsdp": None, "use_cpu": True, "ddp_backend": None, "report_to": "none",
+}  # fmt: skip
 
 
 class PlanError(UserError):
@@ -65,6 +67,8 @@ class Setup:
     engine_share: float  # of the GPU's memory that the engine takes
     tensor_parallel: int
     depth: int
+    support: int = 0  # ids of a support that the loss is normalised over; 0: the vocabulary
+    adapter: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,15 @@ def setup_of(recipe: Recipe, gpus: int, memory: int, prompt: int | None = None) 
         engine_share=training.vllm_gpu_memory_utilization,
         tensor_parallel=training.vllm_tensor_parallel_size,
         depth=0 if training.decoding == "standard" else training.led_depth,
+        support=_support(training),
+        adapter=bool(recipe.model.use_peft),
     )
+
+
+def _support(training: Any) -> int:
+    if not training.needs_supports:
+        return 0
+    return max(training.top_k, 0 if training.decoding == "standard" else training.led_k)
 
 
 def sizes_of(recipe: Recipe, config: PreTrainedConfig, setup: Setup) -> Sizes:
@@ -161,17 +173,22 @@ def plan(setup: Setup, sizes: Sizes, config: PreTrainedConfig, machine: Machine)
         "runtime": ASSUMED["runtime"],
     }
     layer = sizes.parameters * setup.itemsize / text.num_hidden_layers
+    loss = held_by_loss(
+        setup.batch * setup.completion, setup.support, text.hidden_size, text.vocab_size, setup.itemsize,
+        trains_head=not setup.adapter,
+    )  # fmt: skip
     training = static | {
         "gradients": sizes.trained * setup.itemsize / shards[2],
         "gathered layer": 2 * layer if shards[3] > 1 else 0.0,
         "activations": float(sizes.activations),
-        "recomputed layer": float(sizes.recomputed),
+        "loss, or recomputed layer": float(max(loss, sizes.recomputed)),  # the loss is done when the first layer is
     }
     rollout = dict(static)
     heads = getattr(text, "num_key_value_heads", text.num_attention_heads)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     token_bytes = 2 * text.num_hidden_layers * heads * head_dim * setup.itemsize / setup.tensor_parallel
-    led = setup.rollouts * setup.tensor_parallel * max(0, setup.depth - 1) * text.hidden_size * setup.itemsize
+    held = held_per_sequence(setup.depth, text.hidden_size, setup.itemsize, text.vocab_size, on_device=True)
+    led = setup.rollouts * setup.tensor_parallel * sum(held.values()) if setup.depth else 0
     longest = setup.prompt + setup.completion
     concurrent = setup.rollouts
     if setup.colocated:
@@ -215,80 +232,6 @@ def _seconds(setup: Setup, sizes: Sizes, text: Any, machine: Machine, token_byte
         "training": forward * (passes + 1) / (machine.flops * ASSUMED["rate"]) + update,  # + 1: old log-probabilities
         "weight sync": sizes.parameters * setup.itemsize / (machine.bandwidth * ASSUMED["sync"]),
     }
-
-
-def _checkpointing(setup: Setup) -> Setup | None:
-    return None if setup.checkpointing else replace(setup, checkpointing=True)
-
-
-def _sleep(setup: Setup) -> Setup | None:
-    return None if setup.sleeps or not setup.colocated else replace(setup, sleeps=True)
-
-
-def _small_batch(setup: Setup) -> Setup | None:
-    return None if setup.batch == 1 else replace(setup, batch=1, micro_batches=setup.micro_batches * setup.batch)
-
-
-def _zero3(setup: Setup) -> Setup | None:
-    several = setup.gpus > 1 and setup.stage < 3 and not setup.sharded
-    return replace(setup, stage=3, master=True) if several else None
-
-
-def _small_engine(setup: Setup) -> Setup | None:
-    return replace(setup, engine_share=0.35) if setup.colocated and setup.engine_share > 0.35 else None
-
-
-def _tensor_parallel(setup: Setup) -> Setup | None:
-    apart = setup.colocated and setup.gpus > 1 and setup.tensor_parallel == 1
-    return replace(setup, tensor_parallel=setup.gpus) if apart else None
-
-
-def _offload(setup: Setup) -> Setup | None:
-    if setup.offload_weights:
-        return None
-    return replace(setup, stage=3, master=True, offload_optimizer=True, offload_weights=True)
-
-
-def _short(setup: Setup) -> Setup | None:
-    return replace(setup, completion=setup.completion // 2) if setup.completion > 1 else None
-
-
-# What to change, in the order in which it costs least: keys of the recipe, and the setup that they make.
-CHANGES: tuple[tuple[str, Callable[[Setup], Setup | None]], ...] = (
-    ("gradient_checkpointing: true", _checkpointing),
-    ("vllm_enable_sleep_mode: true", _sleep),
-    ("per_device_train_batch_size: 1, with gradient_accumulation_steps: {micro_batches}", _small_batch),
-    ("deepspeed: launch/zero3.json", _zero3),
-    ("vllm_gpu_memory_utilization: {engine_share}", _small_engine),
-    ("vllm_tensor_parallel_size: {tensor_parallel}", _tensor_parallel),
-    ("deepspeed: launch/zero3_offload.json", _offload),
-    ("max_completion_length: {completion}", _short),
-)
-
-
-def advise(setup: Setup, size: Callable[[Setup], Sizes], config: PreTrainedConfig, machine: Machine) -> Plan:
-    """The plan; where it does not fit, with the changes, one after the other, until it does.
-
-    Args:
-        size: counts for a setup.
-    """
-    first = plan(setup, size(setup), config, machine)
-    if first.fits:
-        return first
-    advice, now, before = [], setup, first
-    for text, change in CHANGES:
-        changed = change(now)
-        if changed is None:
-            continue
-        after = plan(changed, size(changed), config, machine)
-        if after.needed >= before.needed and after.concurrent <= before.concurrent:
-            continue
-        needed = f"{after.needed / GIB:.1f} GiB, {'fits' if after.fits else 'still too much'}"
-        advice.append(f"{text.format(**asdict(changed))}: {needed}")
-        now, before = changed, after
-        if after.fits:
-            break
-    return replace(first, advice=advice)
 
 
 def page(found: Plan, sizes: Sizes, setup: Setup, hardware: str) -> str:

@@ -32,7 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     from transformers import AutoConfig
 
     from led_rl.benchmarks.cost_model import HARDWARE
-    from led_rl.benchmarks.plan import ASSUMED, GIB, ON_ANY_MACHINE, Setup, advise, page, setup_of, sizes_of
+    from led_rl.benchmarks.plan import ASSUMED, GIB, ON_ANY_MACHINE, Setup, page, setup_of, sizes_of
+    from led_rl.benchmarks.plan_advice import advise
     from led_rl.benchmarks.sizes import Sizes
     from led_rl.training.recipe import load_recipe
 

@@ -1,13 +1,19 @@
-"""Two corrections of how transformers saves and loads checkpoints."""
+"""Three corrections of how transformers saves and loads checkpoints."""
 
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from trl import GRPOTrainer
 
 from led_rl.training.checkpoints import numbered
+
+# Processes without GPUs load the optimizer's state to "cpu:0" where they are several; torch.load knows "cpu" alone.
+torch.serialization.register_package(
+    100, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+)
 
 
 class CheckpointingTrainer(GRPOTrainer):

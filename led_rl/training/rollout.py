@@ -11,13 +11,14 @@ from typing import Any
 import torch
 import trl.generation.vllm_generation as trl_generation
 import trl.trainer.grpo_trainer as trl_grpo_trainer
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, is_peft_model
 from trl.generation.vllm_generation import VLLMGeneration
 
 from led_rl.decoding import DecodingParams
 from led_rl.engines.vllm_engine import CPU_ENGINE_ARGUMENTS, engine_environment, request_decoder
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.training.config import CheckError, LEDGRPOConfig
+from led_rl.training.merging import adapted_layers, merged_weight, unmerged
 from led_rl.training.rollout_client import LEDClient
 
 STOPS = ("stop", "stop_token_ids")  # generation_kwargs that end a completion without the model's end token
@@ -87,6 +88,17 @@ class LEDVLLMGeneration(VLLMGeneration):
 
         with engine_environment(self.options), replaced(trl_generation, "LLM", build_engine):
             return super()._init_vllm()
+
+    def _iter_named_params(self) -> Iterator[tuple[str, Any]]:
+        """TRL's, but adapters are merged into copies, so that the frozen weights stay as they are."""
+        layers = adapted_layers(self.model) if is_peft_model(self.model) and not self._dist.is_fsdp else None
+        if layers is None:
+            yield from super()._iter_named_params()
+            return
+        layers = {self._fix_param_name_to_vllm(name): layer for name, layer in layers.items()}
+        with unmerged(self.model):
+            for name, weight in super()._iter_named_params():
+                yield name, merged_weight(layers[name]) if name in layers else weight
 
     def sync_weights(self) -> None:
         start = time.perf_counter()

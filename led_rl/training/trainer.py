@@ -57,6 +57,7 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
       smaller than a batch (checks/);
     * completions that a `stop` string ended are not counted, nor masked, as cut short;
     * `save_total_limit` leaves copies of checkpoints alone; a run resumed within a batch rolls out in phase;
+    * syncing merges adapters into copies: frozen weights are not rounded anew each time (merging.py);
     * evaluation samples `eval_dataset` with the live engine instead of computing a loss (`LiveEvaluation`).
 
     The advantages, the form of the loss and the data flow are TRL's. A plain GRPOConfig trains as with TRL's class.

@@ -9,13 +9,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from subprocesses import BIN, ROOT, run_command
 from torch.autograd.graph import saved_tensors_hooks
+from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from trl.trainer.utils import add_fused_lm_head
 
 from led_rl.benchmarks.cost_model import HARDWARE
-from led_rl.benchmarks.plan import ASSUMED, GIB, Setup, advise, plan
+from led_rl.benchmarks.plan import ASSUMED, GIB, Setup, plan
+from led_rl.benchmarks.plan_advice import advise
 from led_rl.benchmarks.sizes import Sizes, count
 from led_rl.commands.plan import main
 from led_rl.decoding import UserError
+from led_rl.training.supported_loss import Supports, SupportSwitch
 
 SHAPE = {"vocab_size": 119, "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 6,
          "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}  # fmt: skip
@@ -75,6 +79,56 @@ def test_weights_gradients_and_optimizer_are_those_of_a_real_step():
     assert parts["gradients"] == sum(p.grad.nbytes for p in model.parameters())
     states = [tensor for state in optimizer.state.values() for tensor in state.values() if tensor.dim()]
     assert parts["optimizer"] == sum(tensor.nbytes for tensor in states)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("name", "vocab"), [("qwen3", 119), ("llama", 119), ("qwen3", 40_000)])
+def test_the_peak_of_a_real_update_is_the_plan_s(name, checkpointing, vocab):
+    """PyTorch counts every tensor of the second micro-batch of a step, the loss over supports included.
+
+    Its counter cannot follow frozen weights: with an adapter only activations and weights are compared, above.
+    """
+    batch, prompt, tokens, k = 16, 32, 96, 8
+    config = type(CONFIGS[name])(**SHAPE | {"vocab_size": vocab})
+    config.pad_token_id = None
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").train()
+    add_fused_lm_head(model, temperature=1.0, outputs=("log_probs", "entropy"))
+    switch = SupportSwitch()
+    switch.install(model)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    optimizer = torch.optim.AdamW(model.parameters())
+    input_ids = torch.randint(vocab, (batch, prompt + tokens))
+    labels = input_ids.clone()
+    labels[:, :prompt] = -100
+    ids = torch.randint(vocab, (batch, tokens, k))
+    ids[..., 0] = input_ids[:, prompt:]
+    supports = Supports(ids, torch.zeros(batch, tokens))
+    batch_of = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
+    # The gauge of the support's mass goes through TRL's loss, whose tiles are copied on a CPU and not on a GPU.
+    gauges = vocab == SHAPE["vocab_size"]
+
+    def micro_batch():
+        with switch.over(supports, gauges=gauges):
+            scored = model(**batch_of, fused_lm_head=True)
+        scored.log_probs.mean().backward()
+
+    micro_batch()
+    optimizer.step()  # so that its state is there; the gradients stay, as the first micro-batch's do
+    tracker = MemTracker()
+    tracker.track_external(model, optimizer)
+    with tracker:
+        micro_batch()
+    measured = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+    setup = replace(
+        SETUP, gpus=1, stage=0, master=False, itemsize=4, batch=batch, prompt=prompt, completion=tokens, support=k,
+        checkpointing=checkpointing, colocated=False,
+    )  # fmt: skip
+    sizes = count(config, batch, prompt + tokens, torch.float32, checkpointing)
+    parts = plan(setup, sizes, config, HARDWARE["h100"]).training
+    planned = sum(parts.values()) - parts["runtime"]
+    assert planned == pytest.approx(measured, rel=0.15), {part: size / 2**20 for part, size in parts.items()}
 
 
 def test_keys_and_values_are_those_of_a_real_engine(engine):

@@ -1,4 +1,4 @@
-"""The launch scripts: what they would run, and what ends them early. Their training is in test_train_main.py."""
+"""The launch scripts: what they would run, and what ends them early. Their training is in test_zero.py."""
 
 import os
 import shutil

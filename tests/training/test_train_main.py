@@ -1,19 +1,15 @@
 """`train.py` from the command line: what it refuses, what it goes on with, and real runs, DeepSpeed included."""
 
 import json
-import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import save_tiny_model
 from recipe_files import Built
 from safetensors.torch import load_file
-from servers import free_port
 from subprocesses import BIN, ROOT, run_command
 
 from led_rl import train
-from led_rl.training.checkpoints import flaw_of
 from led_rl.training.checks.recipe import check_recipe
 from led_rl.training.recipe import load_recipe
 
@@ -221,45 +217,3 @@ def test_the_paper_s_recipes_build_everything_up_to_training(decoding, tmp_path,
         *["--vllm_max_model_length", "2048", "--max_completion_length", "512", "--report_to", "none"],
     )
     assert f"recipes/grpo_{decoding}.yaml: sound" in output
-
-
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_zero_trains_on_two_processes(models, tmp_path, nodes):
-    """ZeRO-3 on one node, ZeRO-2 on two. LED of depth 1 over the whole vocabulary is the model's own distribution: the
-    engine's log-probabilities must be the trainer's, also after a step, when the weights were gathered from both."""
-    rows = [{"question": f"What is {i} + {i}?", "answer": f"Twice {i}.\n#### {2 * i}"} for i in range(16)]
-    data = tmp_path / "gsm8k.jsonl"
-    data.write_text("\n".join(json.dumps(row) for row in rows))
-    out = tmp_path / "zero"
-    recipe = [
-        *["recipes/gsm8k_smoke.yaml", "--model_name_or_path", models.thinks, "--dataset", data, "--output_dir", out],
-        *["--use_cpu", "false", "--per_device_train_batch_size", "4", "--max_completion_length", "16"],
-        *["--rewards", "[{name: 'letters_reward:share_of_letters'}, {name: math_answer}]"],
-        *["--led_depth", "1", "--led_k", "999", "--learning_rate", "1e-3", "--vllm_max_model_length", "256"],
-    ]
-    environment = {
-        "PYTHONPATH": str(ROOT / "tests" / "probes"), "PATH": f"{BIN}:{os.environ['PATH']}", "DEVICE": "cpu",
-        "NNODES": str(nodes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
-        "GPUS": str(2 // nodes), "STRATEGY": "zero3" if nodes == 1 else "zero2",
-    }  # fmt: skip
-    with ThreadPoolExecutor() as pool:
-        runs = [
-            pool.submit(run_command, "launch/train_multinode.sh", *recipe, **environment, NODE_RANK=str(rank))
-            for rank in range(nodes)
-        ]
-        for run in runs:
-            run.result()
-    steps = logged_steps(out)
-    assert [entry["step"] for entry in steps] == [1, 2]
-    for entry in steps:
-        assert entry["grad_norm"] > 0
-        assert entry["sampling/sampling_logp_difference/max"] < 1e-5
-        assert entry["led/depth_0"] == 1
-        assert entry["led/support_mass"] == pytest.approx(1.0, abs=1e-5)
-    states = sorted(path.name for path in (out / "checkpoint-2" / "global_step2").iterdir())
-    assert flaw_of(out / "checkpoint-2") is None
-    for rank in (0, 1):
-        assert any(f"zero_pp_rank_{rank}_" in name and "optim_states" in name for name in states), states
-    before, after = (load_file(f"{folder}/model.safetensors") for folder in (models.thinks, out))
-    assert set(before) == set(after)
-    assert min((after[name] - before[name]).abs().max() for name in before) > 1e-4

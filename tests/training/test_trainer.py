@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 import torch
 from conftest import save_tiny_model
+from engine_weights import fused
 from subprocesses import ROOT, run_command
 
 from led_rl.decoding import DecodingParams
@@ -99,16 +100,6 @@ def judged_steps(oracle_of, steps):
 @pytest.fixture(scope="module")
 def judged(trained, oracle_of):
     return list(judged_steps(oracle_of, trained["steps"]))
-
-
-def fused(parameters: dict) -> dict:
-    """The trainer's parameters under vLLM's names: q, k, v and gate, up are one matrix each there."""
-    expected = dict(parameters)
-    for group, parts in (("qkv_proj", ("q_proj", "k_proj", "v_proj")), ("gate_up_proj", ("gate_proj", "up_proj"))):
-        for name in [name for name in parameters if parts[0] in name]:
-            pieces = [expected.pop(name.replace(parts[0], part)) for part in parts]
-            expected[name.replace(parts[0], group)] = torch.cat(pieces)
-    return expected
 
 
 def largest_change(before: dict, after: dict) -> dict:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sized
 from typing import Any
 
+import torch
 from accelerate.utils import is_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -26,6 +27,11 @@ def check_trainer_arguments(args: LEDGRPOConfig, given: Mapping[str, Any]) -> No
         )
     if isinstance(given.get("train_dataset"), Sized):
         check_number_of_rows(len(given["train_dataset"]), args)
+    if args.fsdp and not torch.cuda.is_available():
+        raise CheckError(
+            "fsdp: this machine has no GPU, and on CPUs accelerate would train whole copies of the model (DDP) and not "
+            "say so. Allowed: fsdp left out"
+        )
     has_tools = given.get("tools") or given.get("environment_factory")
     together = args.use_vllm and (args.vllm_mode == "server" or args.vllm_tensor_parallel_size > 1)
     if has_tools and together and args.world_size > 1:

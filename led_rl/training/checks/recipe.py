@@ -9,10 +9,12 @@ from led_rl.training.checks.arguments import check_number_of_rows, check_trainer
 from led_rl.training.checks.model import check_model
 from led_rl.training.checks.reporting import check_reporting
 from led_rl.training.checks.rows import check_gold_column, check_prompts, load_training_rows
+from led_rl.training.checks.saving import check_folder, check_space, save_after_whole_rollouts
 from led_rl.training.config import CheckError, Recipe
 from led_rl.training.evaluation_rows import check_evaluation_decodings, load_evaluation_rows
 from led_rl.training.reward_loading import load_reward_for, try_rewards
 from led_rl.training.rollout import check_sampling_arguments
+from led_rl.training.run_folder import is_main_process
 from rewards import RewardError
 
 
@@ -34,10 +36,15 @@ def check_recipe(recipe: Recipe) -> Checked:
             recipe.training, {"eval_dataset": recipe.run.eval_dataset or recipe.run.eval_benchmarks}
         )
         check_sampling_arguments(recipe.training)
+        if is_main_process():
+            check_folder(recipe.output_dir)
     except CheckError as error:
         raise CheckError(f"{recipe.path}: {error}") from error
     check_reporting(recipe)
     config, tokenizer = check_model(recipe)
+    save_after_whole_rollouts(recipe.training)
+    if is_main_process():
+        check_space(recipe, config)
     dataset = load_training_rows(recipe)
     try:
         rewards = [

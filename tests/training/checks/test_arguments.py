@@ -1,6 +1,7 @@
 """What a trainer is built with and cannot use is refused."""
 
 import pytest
+import torch
 from conftest import save_tiny_model
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
@@ -46,3 +47,12 @@ def test_a_rollout_func_cannot_tell_supports(tmp_path):
     args = LEDGRPOConfig(str(tmp_path), use_cpu=True, bf16=False, decoding="led")
     with pytest.raises(CheckError, match="train_support: vocabulary"):
         check_trainer_arguments(args, {"rollout_func": print})
+
+
+def test_fsdp_on_cpus_would_be_ddp(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    args = LEDGRPOConfig(str(tmp_path), use_cpu=True, bf16=False, fsdp="full_shard")
+    with pytest.raises(CheckError, match="fsdp: this machine has no GPU"):
+        check_trainer_arguments(args, {})
+    check_trainer_arguments(LEDGRPOConfig(str(tmp_path), use_cpu=True, bf16=False), {})
