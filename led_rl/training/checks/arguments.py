@@ -10,10 +10,12 @@ from transformers.trainer_utils import IntervalStrategy
 
 from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
 from led_rl.training.config import CheckError, LEDGRPOConfig
+from led_rl.training.schedules.arguments import check_schedule_arguments
 
 
 def check_trainer_arguments(args: LEDGRPOConfig, given: Mapping[str, Any]) -> None:
     """Raises CheckError (a ValueError) for arguments of a trainer that do not go together."""
+    check_schedule_arguments(args, given)
     if given.get("rollout_func") is not None and args.needs_supports:
         raise CheckError(
             "rollout_func with train_support: sampled: the loss cannot know which tokens a custom rollout could "
