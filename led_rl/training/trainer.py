@@ -32,7 +32,7 @@ LEAST_SUPPORT_MASS = 0.95
 LITTLE_MASS = (
     "led/support_mass is {mass:.3f} at step {step}: the policy gives 1 - this to tokens that rollouts cannot sample, "
     "and nothing in the loss pushes it back. Raise led_k (or top_k, top_p), lower the learning rate or temperature, or "
-    "mix in standard rollouts"
+    "mix in standard rollouts (led_share)"
 )
 logger = logging.getLogger(__name__)
 

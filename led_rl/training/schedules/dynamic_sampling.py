@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl.trainer.utils import nanstd
 
 
 @dataclass
@@ -65,7 +64,9 @@ class Counts:
 def groups_that_differ(
     rewards: Tensor, weights: Tensor, num_generations: int, deciding: int | None = None, each_alone: bool = False
 ) -> list[bool]:
-    """Of each group, whether its rewards differ, so that some advantage is not 0. TRL's own measure.
+    """Of each group, whether its rewards differ by more than rounding, so that some advantage is not 0.
+
+    The standard deviation does not tell: that of equal numbers is not 0 where their mean is rounded.
 
     Args:
         rewards: (rows, functions), groups one after the other; NaN where a function judged nothing.
@@ -80,9 +81,9 @@ def groups_that_differ(
     else:
         columns = (rewards * weights).nansum(1, keepdim=True)
         columns[rewards.isnan().all(1)] = torch.nan
-    spread = nanstd(columns.view(-1, num_generations, columns.shape[1]), dim=1)  # (groups, columns)
-    spread = torch.nan_to_num(spread, nan=0.0)
-    return (~torch.isclose(spread, torch.zeros_like(spread))).any(1).tolist()
+    grouped = columns.view(-1, num_generations, columns.shape[1])  # (groups, rows, columns)
+    least, most = grouped.nan_to_num(nan=torch.inf).amin(1), grouped.nan_to_num(nan=-torch.inf).amax(1)
+    return ((most > least) & ~torch.isclose(least, most, rtol=1e-6, atol=1e-8)).any(1).tolist()
 
 
 def prompts_of_a_round(wanted: int, num_generations: int, processes: int) -> int:

@@ -136,6 +136,14 @@ def test_what_counts_as_different():
     assert differ((0.0, 1.0), each_alone=True) == [True, False, False, False]
 
 
+def test_rounding_makes_no_difference():
+    assert torch.full((8,), 0.7).std() > 1e-8  # the mean of equal numbers is rounded
+    equal = torch.tensor([[0.7, 0.0]] * 6 + [[3.3, 0.0]] * 6 + [[0.1, 0.2]] * 3 + [[0.3, 0.0]] * 3)
+
+    assert groups_that_differ(equal, torch.ones(2), 6) == [False, False, False]
+    assert groups_that_differ(equal + torch.tensor([[0.0], [1e-4]] * 9), torch.ones(2), 6) == [True] * 3
+
+
 def test_fresh_rows_hang_on_seed_and_batch_alone_and_leave_the_batch_s_prompts_out():
     dataset = [{"prompt": prompt} for prompt in "abcdefgh"]
 
