@@ -10,7 +10,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
 from led_rl.training.config import CheckError, LEDGRPOConfig
-from led_rl.training.schedules.arguments import check_schedule_arguments
+from led_rl.training.schedules.arguments import check_fresh_prompts, check_schedule_arguments
 
 
 def check_trainer_arguments(args: LEDGRPOConfig, given: Mapping[str, Any]) -> None:
@@ -50,6 +50,7 @@ def check_number_of_rows(rows: int, args: LEDGRPOConfig) -> None:
             f"{args.steps_per_generation} / num_generations {args.num_generations}): no step would be trained. Give "
             "more rows, or a smaller batch"
         )
+    check_fresh_prompts(args, rows, prompts)
 
 
 def check_tied_head(model: Any) -> None:

@@ -42,6 +42,15 @@ def check_schedule_arguments(args: LEDGRPOConfig, given: Mapping[str, Any]) -> N
         raise CheckError(f"dynamic_sampling with a column {column!r}: prompts with images are not replaced")
 
 
+def check_fresh_prompts(args: LEDGRPOConfig, rows: int, prompts: int) -> None:
+    """Raises CheckError if a dataset has no prompts beside the ones of a batch, so that none can be fresh."""
+    if args.dynamic_sampling and rows <= prompts:
+        raise CheckError(
+            f"dynamic_sampling: the dataset has {rows} rows, and a batch takes {prompts} prompts: none is left to "
+            "replace a group. Give more rows, a smaller batch, or dynamic_sampling: false"
+        )
+
+
 def check_deciding_reward(args: LEDGRPOConfig, functions: Sequence[Any]) -> None:
     """Raises CheckError if `dynamic_sampling_reward` is not one of a run's rewards, as far as these are known."""
     wanted, names = args.dynamic_sampling_reward, [_name_of(function) for function in functions]

@@ -26,6 +26,10 @@ from led_rl.training.schedules.plan import plan_at
             {"dynamic_sampling": True, "dynamic_sampling_reward": "answer"},
             ["dynamic_sampling_reward: 'answer' is none of the rewards; allowed: math_answer"],
         ),
+        (
+            {"dynamic_sampling": True, "num_generations": 2, "per_device_train_batch_size": 16},
+            ["dynamic_sampling: the dataset has 8 rows, and a batch takes 8 prompts: none is left", "a smaller batch"],
+        ),
         ({"led_from_stop": 3}, ["unknown key 'led_from_stop'", "led_from_step"]),
     ],
 )
