@@ -1,10 +1,11 @@
 """Requests of a plan: keys of a decoding, and rows of both kinds in a group's order."""
 
 import pytest
+from vllm import SamplingParams
 
 from led_rl.decoding import STANDARD, DecodingParams
 from led_rl.training.schedules.plan import RolloutPlan
-from led_rl.training.schedules.requests import merge, mixed_by_server, with_decoding
+from led_rl.training.schedules.requests import merge, mixed_by_server, mixed_here, with_decoding
 
 LED = DecodingParams("led", depth=4)
 
@@ -26,6 +27,20 @@ def test_rows_of_a_group_come_in_the_plan_s_order(explored):
     assert merge([r for r in rows if "led" in r], [r for r in rows if "std" in r], places) == rows
     assert merge(None, None, places) is None
     assert merge([], [], places) == []
+
+
+@pytest.mark.parametrize("here", [3, 6, 8])
+def test_rows_are_counted_over_all_processes(here):
+    """Groups of four, of which a process may hold a part."""
+    plan, asked = RolloutPlan(LED, 1.0, 4, 2), []
+
+    def generate(prompts, sampling_params, use_tqdm):
+        asked.extend(sampling_params)
+
+    given = SamplingParams(extra_args={"mine": 1} | LED.to_extra_args())
+    for group in range(24 // here):
+        mixed_here(generate, plan, group)(["prompt"] * here, sampling_params=given, use_tqdm=False)
+    assert [one.extra_args for one in asked] == [{"mine": 1}, {"mine": 1} | LED.to_extra_args()] * 12
 
 
 def test_a_server_gets_two_requests_for_each_prompt_and_tells_of_both():
