@@ -16,10 +16,11 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from led_rl.decoding import PREFIX, DecodingParams
+from led_rl.decoding import DecodingParams
 from led_rl.sampler.capture_options import EngineOptions, admitting
 from led_rl.training.evaluation_keys import evaluates, evaluation_decodings
 from led_rl.training.rollout import LEDVLLMGeneration, replaced
+from led_rl.training.schedules.requests import with_decoding
 from rewards import call_reward
 
 CORRECT_FROM = 1.0  # of the first reward
@@ -148,15 +149,7 @@ class LiveEvaluation:
         """One completion for each prompt; prompts repeat eval_samples times in a row."""
         trainer, engine = self, self.vllm_generation
         prompt_ids = trainer._tokenize_prompts(list(prompts))[0]  # type: ignore[attr-defined]
-        key = "vllm_xargs" if engine.mode == "server" else "extra_args"
-        wanted = decoding.to_extra_args() or {f"{PREFIX}_decoding": "standard"}
-        given = dict(engine.generation_kwargs or {})
-        others = {name: value for name, value in given.get(key, {}).items() if not name.startswith(PREFIX)}
-        if engine.mode == "server" or not decoding.is_standard:
-            others |= wanted
-        given[key] = others
-        if not others:
-            del given[key]
+        given = with_decoding(engine.generation_kwargs or {}, decoding, engine.mode == "server")
         with replaced(engine, "generation_kwargs", given):
             # TRL's own method: the subclass would count these tokens as a rollout's
             return super(LEDVLLMGeneration, engine).generate(  # type: ignore[misc]

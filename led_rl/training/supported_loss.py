@@ -167,14 +167,16 @@ class SupportedHead:
     Args:
         supports: of all sequences; TRL scores them in pieces, in order.
         gauges: whether `masses` is to be filled.
+        temperature: what logits are divided by in place of the fused head's own.
 
     Attributes:
         masses: of up to GAUGED tokens of each piece, (n,): mass of the full policy on the token's support.
     """
 
-    def __init__(self, supports: Supports, gauges: bool):
+    def __init__(self, supports: Supports, gauges: bool, temperature: float | None = None):
         self.supports = supports
         self.gauges = gauges
+        self.temperature = temperature
         self.masses: list[Tensor] = []
         self._row = 0
         self._original: Any = None
@@ -211,6 +213,7 @@ class SupportedHead:
         everywhere = len(hidden) == self._all
         if everywhere:
             hidden, targets = hidden[self._positions], targets[self._positions]
+        temperature = self.temperature or temperature
         dtype = torch.get_autocast_dtype(hidden.device.type)
         head = Head(
             temperature, soft_cap, scale, dtype if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
@@ -266,8 +269,8 @@ class SupportSwitch:
         model.forward = MethodType(forward, model)
 
     @contextmanager
-    def over(self, supports: Supports, gauges: bool) -> Iterator[SupportedHead]:
-        self.head = SupportedHead(supports, gauges)
+    def over(self, supports: Supports, gauges: bool, temperature: float | None = None) -> Iterator[SupportedHead]:
+        self.head = SupportedHead(supports, gauges, temperature)
         try:
             yield self.head
         finally:

@@ -14,7 +14,6 @@ from trl.trainer.utils import get_config_model_id
 
 from led_rl.decoding import PREFIX, check_decoding
 from led_rl.sampler.capture_options import EngineOptions
-from led_rl.training.checkpointing import CheckpointingTrainer
 from led_rl.training.checks.arguments import check_architecture, check_tied_head, check_trainer_arguments
 from led_rl.training.checks.running import check_gradient, check_rewards
 from led_rl.training.config import LEDGRPOConfig
@@ -22,6 +21,8 @@ from led_rl.training.correction import finite_or_none, ratio_statistics, token_c
 from led_rl.training.evaluation_callback import LiveEvaluation, options_for_evaluation
 from led_rl.training.rollout import LEDVLLMGeneration, check_sampling_arguments, rollouts_by
 from led_rl.training.rollout_metrics import cut_short, ending_metrics, lengths_of, mask_cut, rollout_metrics
+from led_rl.training.schedules.keys import largest_decoding
+from led_rl.training.schedules.scheduled_trainer import ScheduledTrainer
 from led_rl.training.step_clock import StepClock
 from led_rl.training.supported_loss import Supports, SupportSwitch
 from led_rl.training.turns import Turn, align_turns, stopped
@@ -31,12 +32,12 @@ LEAST_SUPPORT_MASS = 0.95
 LITTLE_MASS = (
     "led/support_mass is {mass:.3f} at step {step}: the policy gives 1 - this to tokens that rollouts cannot sample, "
     "and nothing in the loss pushes it back. Raise led_k (or top_k, top_p), lower the learning rate or temperature, or "
-    "mix in standard rollouts"
+    "mix in standard rollouts (led_share)"
 )
 logger = logging.getLogger(__name__)
 
 
-class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
+class LEDGRPOTrainer(LiveEvaluation, ScheduledTrainer):
     """`trl.GRPOTrainer` whose rollouts may be sampled with LED. The only changes to TRL's:
 
     * the rollout engine is `LEDVLLMGeneration`: vLLM that captures latent states, seeded with the run's seed, its
@@ -58,6 +59,7 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
     * completions that a `stop` string ended are not counted, nor masked, as cut short;
     * `save_total_limit` leaves copies of checkpoints alone; a run resumed within a batch rolls out in phase;
     * syncing merges adapters into copies: frozen weights are not rounded anew each time (merging.py);
+    * decoding, temperature and the groups that are trained on may change over the steps (`ScheduledTrainer`);
     * evaluation samples `eval_dataset` with the live engine instead of computing a loss (`LiveEvaluation`).
 
     The advantages, the form of the loss and the data flow are TRL's. A plain GRPOConfig trains as with TRL's class.
@@ -101,21 +103,21 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
     def _make_rollouts(self, args: LEDGRPOConfig, **trl_arguments: Any) -> LEDVLLMGeneration:
         """The rollout engine; raises before it starts if the model cannot be sampled as the run asks."""
         served = args.vllm_mode == "server"
-        options, requests = EngineOptions(), {}
+        options, requests, largest = EngineOptions(), {}, largest_decoding(args)
         if served or not self.decoding.is_standard:
             # A server may have a default decoding: requests for standard decoding say so too.
             wanted = self.decoding.to_extra_args() or {f"{PREFIX}_decoding": self.decoding.decoding}
             requests = {"vllm_xargs" if served else "extra_args": wanted}  # a server ignores the latter
-            options = EngineOptions.for_decoding(self.decoding, final_entropy=True)
+            options = EngineOptions.for_decoding(largest, final_entropy=True)
         if args.needs_supports:
-            options = EngineOptions.for_decoding(self.decoding, final_entropy=True, support=True)
+            options = EngineOptions.for_decoding(largest, final_entropy=True, support=True)
         config = trl_arguments["model"].config
-        check_decoding(self.decoding, config, self._tokenizer)
+        check_decoding(largest, config, self._tokenizer)
         check_architecture(config, args)
         check_tied_head(trl_arguments["model"])
         check_sampling_arguments(args)
         return LEDVLLMGeneration(
-            decoding=self.decoding,
+            decoding=largest,
             request_arguments=requests,
             options=options_for_evaluation(options, args),
             engine_arguments=dict(args.vllm_engine_arguments or {}),  # type: ignore[arg-type]
@@ -169,7 +171,9 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
         if statistics is not None:
             statistics = dict(zip(statistics, lengths[3:], strict=True))
         self.clock.tokens += lengths[1]
-        for name, value in rollout_metrics(lengths[:3], statistics, self.decoding, self.markers is not None).items():
+        for name, value in rollout_metrics(
+            lengths[:3], statistics, self.rollout_decoding, self.markers is not None
+        ).items():
             self.append_metric(name, value)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -215,7 +219,7 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
         if self._supports is None:
             return score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         in_loss = self._records is None
-        with self._switch.over(self._supports, gauges=in_loss) as head:
+        with self._switch.over(self._supports, gauges=in_loss, temperature=self.loss_temperature) as head:
             scored = score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
         if in_loss:
             self._log_support_mass(head.masses)

@@ -4,6 +4,7 @@ import pickle
 import sys
 
 import pytest
+from trl.rewards import get_soft_overlong_punishment
 
 from rewards import BUILT_IN, RewardError, load_reward
 
@@ -43,6 +44,14 @@ def test_overlong_is_dapos_soft_punishment():
     lengths = [0, 80, 81, 90, 99, 100, 101, 5_000]
     ids = [[7] * length for length in lengths]
     assert reward([""] * 8, completion_ids=ids) == pytest.approx([0, 0, -0.05, -0.5, -0.95, -1, -1, -1])
+
+
+@pytest.mark.parametrize(("longest", "buffer"), [(100, 20), (64, 64), (10, 0), (1280, 256)])
+def test_overlong_is_trl_s_soft_overlong_punishment(longest, buffer):
+    ids = [[7] * length for length in range(longest + 20)]
+    reward = load_reward("overlong", max_length=longest, buffer=buffer)
+    expected = get_soft_overlong_punishment(longest, buffer)(ids)
+    assert reward([""] * len(ids), completion_ids=ids) == pytest.approx(expected)
 
 
 def test_overlong_never_increases_with_length():

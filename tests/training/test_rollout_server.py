@@ -4,6 +4,7 @@ Weights cannot be sent here (NCCL needs GPUs): the trainer's steps leave them as
 """
 
 import sys
+from dataclasses import replace
 
 import pytest
 from servers import SIZES, running
@@ -16,6 +17,8 @@ from led_rl.engines.environment import CPU_ENVIRONMENT
 from led_rl.engines.transformers_engine import TransformersEngine
 from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.rollout_client import LEDClient, RolloutServerError
+from led_rl.training.schedules.plan import RolloutPlan
+from led_rl.training.schedules.requests import requested
 from led_rl.training.trainer import LEDGRPOTrainer
 
 LED = DecodingParams("led", k=3, depth=6, draw="marginal")
@@ -94,6 +97,25 @@ def test_rollouts_from_a_server_are_drawn_with_the_trainer_s_decoding(trainer_of
     assert entry["rollout/thinking_length"] > 1
     assert entry["time/rollout"] > 0
     assert {name for name in entry if name.startswith("led/")} <= {"led/support_mass"}
+
+
+def test_a_server_draws_half_of_each_group_with_led(trainer_of, reference):
+    trainer = trainer_of(LED, led_share=0.5)
+    prompts, plan = [THINKING] * 4 + [CLOSED] * 4, RolloutPlan(LED, 0.7, 4, 2)
+    with requested(trainer.vllm_generation, plan):
+        _, completions, logprobs, _ = trainer.vllm_generation.generate(prompts, None, 4)
+    supports, explored = trainer.vllm_generation.supports, []
+    for row, (prompt, tokens) in enumerate(zip(prompts, completions, strict=True)):
+        values, sampling = [value[0] for value in logprobs[row]], replace(SAMPLING, temperature=0.7)
+        explored.append(
+            check(reference, LED if plan.explores(row) else DecodingParams(), prompt, tokens, values, sampling)
+        )
+        assert all(token in ids for token, ids in zip(tokens, supports[row], strict=True))
+    assert explored[0] == explored[2] == 0
+    assert explored[1] + explored[3] > 4
+    trainer.train()
+    entry = next(entry for entry in trainer.state.log_history if "reward" in entry)
+    assert (entry["led/reward_led"] + entry["led/reward_standard"]) / 2 == pytest.approx(entry["reward"])
 
 
 def test_a_server_that_refuses_the_decoding_is_refused_with_its_reason(trainer_of):

@@ -11,10 +11,12 @@ from transformers.trainer_utils import IntervalStrategy
 
 from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
 from led_rl.training.config import CheckError, LEDGRPOConfig
+from led_rl.training.schedules.arguments import check_fresh_prompts, check_schedule_arguments
 
 
 def check_trainer_arguments(args: LEDGRPOConfig, given: Mapping[str, Any]) -> None:
     """Raises CheckError (a ValueError) for arguments of a trainer that do not go together."""
+    check_schedule_arguments(args, given)
     if given.get("rollout_func") is not None and args.needs_supports:
         raise CheckError(
             "rollout_func with train_support: sampled: the loss cannot know which tokens a custom rollout could "
@@ -54,6 +56,7 @@ def check_number_of_rows(rows: int, args: LEDGRPOConfig) -> None:
             f"{args.steps_per_generation} / num_generations {args.num_generations}): no step would be trained. Give "
             "more rows, or a smaller batch"
         )
+    check_fresh_prompts(args, rows, prompts)
 
 
 def check_tied_head(model: Any) -> None:

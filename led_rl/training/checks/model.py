@@ -10,6 +10,7 @@ from led_rl.decoding import DecodingError, check_decoding
 from led_rl.thinking import MissingMarkersError
 from led_rl.training.checks.arguments import check_architecture
 from led_rl.training.config import CheckError, Recipe
+from led_rl.training.schedules.keys import largest_decoding
 
 ADAPTER = "adapter_config.json"
 
@@ -43,7 +44,7 @@ def check_model(recipe: Recipe) -> tuple[Any, Any]:
         )
     try:
         check_architecture(config, recipe.training)
-        check_decoding(recipe.training.decoding_params(), config, tokenizer)
+        check_decoding(largest_decoding(recipe.training), config, tokenizer)
     except (DecodingError, CheckError) as error:
         raise CheckError(f"{recipe.path}: {error} (model {name!r})") from error
     except MissingMarkersError as error:

@@ -15,6 +15,7 @@ from led_rl.training.evaluation_rows import check_evaluation_decodings, load_eva
 from led_rl.training.reward_loading import load_reward_for, try_rewards
 from led_rl.training.rollout import check_sampling_arguments
 from led_rl.training.run_folder import is_main_process
+from led_rl.training.schedules.arguments import check_deciding_reward
 from rewards import RewardError
 
 
@@ -61,6 +62,7 @@ def check_recipe(recipe: Recipe) -> Checked:
         evaluation_rows = check_gold_column(recipe, evaluation_rows)
     check_prompts(recipe, dataset, config, tokenizer)
     try:
+        check_deciding_reward(recipe.training, rewards)
         check_number_of_rows(len(dataset), recipe.training)
     except CheckError as error:
         raise CheckError(f"{recipe.path}: {error}") from error
