@@ -18,6 +18,7 @@ from led_rl.decoding import AGGREGATIONS, DECODINGS, DecodingParams, UserError
 from led_rl.thinking import END, START
 from led_rl.training.checks.values import check_choices, check_generation_kwargs, check_ranges
 from led_rl.training.evaluation_keys import EvaluationData, EvaluationKeys, settle_evaluation
+from led_rl.training.observation.keys import ObservationKeys
 
 SEQUENCE_LEVEL_REFUSAL = (
     "vllm_importance_sampling_mode: {mode!r} with decoding: {decoding!r} would stop training in silence. LED samples "
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class LEDGRPOConfig(EvaluationKeys, GRPOConfig):
+class LEDGRPOConfig(ObservationKeys, EvaluationKeys, GRPOConfig):
     """`GRPOConfig` and the decoding of the rollouts.
 
     Defaults are TRL's but for two: `vllm_importance_sampling_mode` is `token_truncate`, as TRL's `sequence_mask` is

@@ -33,6 +33,7 @@ FREE_TO_CHANGE = {
     "run_name", "wandb_mode", "resume", "check_only", "log_completions", "num_completions_to_print", "disable_tqdm",
     "output_dir", "eval_strategy", "eval_steps", "eval_on_start", "eval_dataset", "eval_dataset_config",
     "eval_dataset_split", "eval_benchmarks", "eval_rows", "eval_decodings", "eval_samples", "eval_seed",
+    "watchdog_factor", "watchdog_floor", "vllm_server_request_timeout",
 }  # fmt: skip
 PATHS = ("dataset", "deepspeed", "fsdp_config", "model_name_or_path")  # compared as absolute paths
 

@@ -47,9 +47,8 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
     * with `vllm_mode: server`, the server must prove at construction that it samples with LED (`LEDClient`);
     * logged beside TRL's metrics at every step: `rollout/*` (thinking, answer and total length in tokens, tokens/s),
       `time/*` (rollout, reward, weight_sync, training; seconds, the slowest process) and, with LED, `led/*`
-      (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth; none
-      of these with a server, which hands on tokens, log-probabilities and supports alone), averaged over whole
-      completions, all turns of a tool loop together;
+      (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth),
+      averaged over whole completions, all turns of a tool loop together (docs/watching.md);
     * with `train_support: sampled`, the log-probabilities of the loss, of the old policy and of the reference model are
       normalised over the ids that the engine could have drawn (supported_loss.py), and so are the entropy metric and
       the KL term; `led/support_mass` says how much of the policy lies there, `correction/*` how the ratios spread;
@@ -92,9 +91,6 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
                     scored = self.accelerator.unwrap_model(scored)
                     self._switch.install(scored.get_base_model() if is_peft_model(scored) else scored)
         self.markers = check_decoding(self.decoding, self.accelerator.unwrap_model(self._model).config, self._tokenizer)
-        served = args.use_vllm and args.vllm_mode == "server"
-        if served and not self.decoding.is_standard and self.accelerator.is_main_process:
-            logger.warning("rollouts come from a server: led/* is not logged, rollout/* and time/* are")
         self.add_callback(self.clock)
 
     def _make_rollouts(self, args: LEDGRPOConfig, **trl_arguments: Any) -> LEDVLLMGeneration:
@@ -120,6 +116,7 @@ class LEDGRPOTrainer(LiveEvaluation, CheckpointingTrainer):
             engine_arguments=dict(args.vllm_engine_arguments or {}),  # type: ignore[arg-type]
             run_seed=args.seed,
             wants_supports=args.needs_supports,
+            request_timeout=args.vllm_server_request_timeout,
             **trl_arguments,
         )
 
