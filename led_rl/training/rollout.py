@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from led_rl.sampler.capture_options import EngineOptions
 from led_rl.training.config import CheckError, LEDGRPOConfig
 from led_rl.training.rollout_client import LEDClient
 from led_rl.training.served_rollout import ServedGeneration
+from led_rl.training.step_clock import AFTER_ROLLOUT, ROLLOUT, SYNC
 
 STOPS = ("stop", "stop_token_ids")  # generation_kwargs that end a completion without the model's end token
 
@@ -66,6 +67,7 @@ class LEDVLLMGeneration(ServedGeneration):
         self.request_timeout = request_timeout
         self.served_statistics: dict[str, float] = {}  # of a server, since `take_statistics`
         self.engine_arguments = engine_arguments
+        self.enter: Callable[[str], None] = lambda stage: None  # told which stage begins (StepClock)
         self.sync_seconds = 0.0  # since `take_seconds`
         self.generate_seconds = 0.0
         super().__init__(*args, **kwargs, generation_kwargs=generation_kwargs)  # type: ignore[misc]
@@ -94,13 +96,16 @@ class LEDVLLMGeneration(ServedGeneration):
 
     def sync_weights(self) -> None:
         start = time.perf_counter()
+        self.enter(SYNC)
         super().sync_weights()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.sync_seconds += time.perf_counter() - start
+        self.enter(ROLLOUT)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         start, synced = time.perf_counter(), self.sync_seconds
+        self.enter(ROLLOUT)
         try:
             if self.mode == "server":
                 return self._generate_by_server(*args, **kwargs)
@@ -109,6 +114,7 @@ class LEDVLLMGeneration(ServedGeneration):
             return self._generate_here(*args, **kwargs)
         finally:  # waking a sleeping engine may sync weights on the way
             self.generate_seconds += time.perf_counter() - start - (self.sync_seconds - synced)
+            self.enter(AFTER_ROLLOUT)
 
     def _generate_here(self, prompts: Any, *args: Any, **kwargs: Any) -> Any:
         generate = self.llm.generate

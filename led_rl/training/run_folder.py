@@ -107,7 +107,11 @@ def set_aside(folder: Path, paths: list[Path] | None = None) -> None:
     Args:
         paths: what to move; default: all that a former run left in `folder`.
     """
-    left = [path for path in (paths or [*folder.glob("checkpoint-*"), folder / STATE]) if path.exists()]
+    left = [
+        path
+        for path in (paths or [*folder.glob("checkpoint-*"), folder / "completions", folder / STATE])
+        if path.exists()
+    ]
     if left:
         former = next(path for n in itertools.count(1) if not (path := folder / f"former-{n}").exists())
         former.mkdir()

@@ -26,7 +26,7 @@ from led_rl.reporting.evaluation.panels import (
 )
 from led_rl.reporting.evaluation.report import write_evaluation_report
 from led_rl.reporting.evaluation.sample_browser import sample_browser
-from led_rl.reporting.evaluation.token_texts import TokenTexts
+from led_rl.terminal.token_texts import TokenTexts
 
 
 def unpacked(packed):
