@@ -21,6 +21,7 @@ from led_rl.terminal.token_texts import TokenTexts
 FOLDER = "completions"
 MARKS = ("⟦", "⟧")  # around tokens that came from latent layers rather than from the final one
 HALF = 0.5
+STEPS_A_TABLE = 50  # in W&B: a growing table stays in memory, and each of its rows in the history lists those before
 
 
 class CompletionsTable(TrainerCallback):
@@ -43,6 +44,7 @@ class CompletionsTable(TrainerCallback):
         self._tokens: list[tuple[list[int], list[float | None] | None]] = []  # of the rollout that is judged now
         self._frames: list[pd.DataFrame] = []  # of the step
         self._table: Any = None  # W&B's, which grows
+        self._first = 0  # its first step
 
     def note(self, completions: Sequence[Sequence[int]], records: Sequence[Any] | None) -> None:
         """Gathers a rollout's tokens: TRL's own gathering follows, in the same order of processes."""
@@ -125,11 +127,12 @@ class CompletionsTable(TrainerCallback):
         shown = frame.drop(columns=["token_ids", "explored"], errors="ignore").astype(
             {"prompt": str, "completion": str}
         )
-        if self._table is None or list(self._table.columns) != list(shown.columns):
-            self._table = wandb.Table(columns=list(shown.columns), log_mode="INCREMENTAL")
+        full = step >= self._first + STEPS_A_TABLE
+        if self._table is None or full or list(self._table.columns) != list(shown.columns):
+            self._table, self._first = wandb.Table(columns=list(shown.columns), log_mode="INCREMENTAL"), step
         for row in shown.itertuples(index=False):
             self._table.add_data(*row)
-        wandb.log({"completions": self._table, "train/global_step": step})
+        wandb.log({f"completions/from_step_{self._first:05d}": self._table, "train/global_step": step})
 
 
 def shares_of(records: Sequence[Sequence[int]]) -> list[float | None]:
