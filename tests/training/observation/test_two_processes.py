@@ -67,7 +67,7 @@ def test_the_time_of_both_processes_is_split(run):
             whole = sum(entry[f"time_by_rank/{part}_{rank}"] for part in parts)
             assert whole == pytest.approx(entry["time/step"], rel=0.05, abs=0.2)
     waited = slow["time_by_rank/reward_1"]
-    assert slow["time/reward"] == waited > 1.9  # seconds, a mean of two steps: the floor is 4 s
+    assert slow["time/reward"] >= waited > 0.5  # seconds, a mean of two steps
     assert slow["time_by_rank/reward_0"] < 0.5 * waited
     assert slow["time_by_rank/idle_0"] > 0.5 * waited
 
