@@ -53,5 +53,6 @@ if [[ -n ${WEIGHT_TRANSFER-nccl} ]]; then
 fi
 
 export LED_RL_SUPPORT=1       # answers say which ids each token could have been: the loss is normalised over them
+export LED_RL_FINAL_ENTROPY=1 # and the final layer's entropy, for the trainer's led/entropy_final
 export VLLM_SERVER_DEV_MODE=1 # the endpoints through which TRL sends weights
 exec led-rl serve "$1" "${options[@]}" "${@:2}"

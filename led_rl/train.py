@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from led_rl.training.checks.recipe import Checked
     from led_rl.training.config import Recipe
+
+SAYING = 5.0  # seconds in which the first process says why all end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except (UserError, RewardError) as error:
+        if getattr(error, "everywhere", False) and os.environ.get("RANK", "0") != "0":
+            time.sleep(SAYING)  # a launcher that sees this process end would end the one that says it
+            return 2
         print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
         return 2
 

@@ -157,7 +157,7 @@ ADAPTERS = {
 
 def test_only_the_plugin_its_adapters_and_the_rollout_know_vllm():
     plugin = {module for module in ENGINES if module.startswith("led_rl.engines.vllm_plugin")}
-    rollout = {"led_rl.training.rollout", "led_rl.training.rollout_client"}
+    rollout = {f"led_rl.training.{name}" for name in ("rollout", "rollout_client", "served_rollout")}
     assert users_of("vllm") <= plugin | ADAPTERS | rollout
     assert users_of("trl.generation") <= rollout
 

@@ -70,7 +70,7 @@ def test_every_file_that_a_document_names_exists(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     named = set(re.findall(r"[`(]((?:[\w-]+/)*\w+\.(?:py|md|yaml|json|sh))\b", text))
     made = ("warmup", "benchmark", "manifest", "summary", "slopes", "recipe", "trainer_state", "acceptance", "analysis")
-    made += ("report",)
+    made += ("report", "provenance")
     missing = {
         name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in FILES | {"CONTRIBUTING.md"})
     }

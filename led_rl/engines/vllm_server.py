@@ -37,8 +37,9 @@ def serve(
         DecodingError: the model or vLLM's options rule out `depth`, `latent_layers` or `default`; before weights load.
     """
     # The entry point `vllm` itself asks for the metadata of a distribution named vllm, which the CPU build lacks.
-    support = EngineOptions.from_environment().support  # for trainers: launch/serve_rollouts.sh
-    captured = EngineOptions(depth, latent_layers, support=support, max_k=max_k, baselines=baselines)
+    given = EngineOptions.from_environment()
+    support, final_entropy = given.support, given.final_entropy  # for trainers: launch/serve_rollouts.sh
+    captured = EngineOptions(depth, latent_layers, final_entropy, support, max_k, baselines)
     with engine_environment(captured, default):
         from vllm.entrypoints.cli.serve import ServeSubcommand
         from vllm.utils.argparse_utils import FlexibleArgumentParser

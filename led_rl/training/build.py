@@ -20,6 +20,7 @@ def build_trainer(recipe: Recipe, checked: Checked) -> LEDGRPOTrainer:
     os.environ.setdefault("WANDB_DIR", str(recipe.output_dir))
     recipe.output_dir.mkdir(parents=True, exist_ok=True)
     trainer = LEDGRPOTrainer(**trainer_arguments(recipe, checked))
+    trainer.provenance.recipe = recipe.values
     trainer.evaluation_rewards = checked.evaluation_rewards
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)

@@ -20,6 +20,7 @@ from led_rl.thinking import END, START
 from led_rl.training.baseline_keys import BaselineKeys, check_trains
 from led_rl.training.checks.values import check_choices, check_generation_kwargs, check_ranges
 from led_rl.training.evaluation_keys import EvaluationData, EvaluationKeys, settle_evaluation
+from led_rl.training.observation.keys import ObservationKeys
 from led_rl.training.schedules.keys import ScheduleKeys, settle_schedules
 
 SEQUENCE_LEVEL_REFUSAL = (
@@ -49,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class LEDGRPOConfig(ScheduleKeys, EvaluationKeys, BaselineKeys, GRPOConfig):
+class LEDGRPOConfig(ObservationKeys, ScheduleKeys, EvaluationKeys, BaselineKeys, GRPOConfig):
     """`GRPOConfig` and the decoding of the rollouts.
 
     Defaults are TRL's but for two: `vllm_importance_sampling_mode` is `token_truncate`, as TRL's `sequence_mask` is

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,8 +11,7 @@ from typing import Any
 import torch
 import trl.generation.vllm_generation as trl_generation
 import trl.trainer.grpo_trainer as trl_grpo_trainer
-from accelerate.utils import broadcast_object_list, is_peft_model
-from trl.generation.vllm_generation import VLLMGeneration
+from accelerate.utils import is_peft_model
 
 from led_rl.decoding import DecodingParams
 from led_rl.engines.vllm_engine import CPU_ENGINE_ARGUMENTS, engine_environment, request_decoder
@@ -20,11 +19,13 @@ from led_rl.sampler.capture_options import EngineOptions
 from led_rl.training.config import CheckError, LEDGRPOConfig
 from led_rl.training.merging import adapted_layers, merged_weight, unmerged
 from led_rl.training.rollout_client import LEDClient
+from led_rl.training.served_rollout import ServedGeneration
+from led_rl.training.step_clock import AFTER_ROLLOUT, ROLLOUT, SYNC
 
 STOPS = ("stop", "stop_token_ids")  # generation_kwargs that end a completion without the model's end token
 
 
-class LEDVLLMGeneration(VLLMGeneration):
+class LEDVLLMGeneration(ServedGeneration):
     """TRL's `VLLMGeneration`, whose hard-coded engine arguments can be set, and whose wall time is measured.
 
     Args:
@@ -32,6 +33,7 @@ class LEDVLLMGeneration(VLLMGeneration):
         request_arguments: what each request carries beside `generation_kwargs`, by key: the decoding.
         wants_supports: after `generate`, `supports` holds a record for each token of each completion
             (led_rl/sampler/support.py).
+        request_timeout: seconds that a rollout server may take to answer one request.
 
     Attributes:
         options: what the engine captures for LED; depth 0 builds plain vLLM.
@@ -50,6 +52,7 @@ class LEDVLLMGeneration(VLLMGeneration):
         decoding: DecodingParams | None = None,
         request_arguments: dict[str, Any] | None = None,
         wants_supports: bool = False,
+        request_timeout: float = 3600.0,
         generation_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
@@ -63,7 +66,10 @@ class LEDVLLMGeneration(VLLMGeneration):
         self.decoding = decoding or DecodingParams()
         self.options = options
         self.run_seed = run_seed
+        self.request_timeout = request_timeout
+        self.served_statistics: dict[str, float] = {}  # of a server, since `take_statistics`
         self.engine_arguments = engine_arguments
+        self.enter: Callable[[str], None] = lambda stage: None  # told which stage begins (StepClock)
         self.sync_seconds = 0.0  # since `take_seconds`
         self.generate_seconds = 0.0
         super().__init__(*args, **kwargs, generation_kwargs=generation_kwargs)  # type: ignore[misc]
@@ -75,6 +81,7 @@ class LEDVLLMGeneration(VLLMGeneration):
                 decoding=self.decoding,
                 wants_supports=self.wants_supports,
                 wants_endings=self.wants_endings,
+                request_timeout=self.request_timeout,
             )
             with replaced(trl_generation, "VLLMClient", client):
                 return super()._init_vllm()
@@ -102,21 +109,25 @@ class LEDVLLMGeneration(VLLMGeneration):
 
     def sync_weights(self) -> None:
         start = time.perf_counter()
+        self.enter(SYNC)
         super().sync_weights()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.sync_seconds += time.perf_counter() - start
+        self.enter(ROLLOUT)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         start, synced = time.perf_counter(), self.sync_seconds
+        self.enter(ROLLOUT)
         try:
-            if not (self.wants_supports or self.wants_endings):
-                return super().generate(*args, **kwargs)
             if self.mode == "server":
                 return self._generate_by_server(*args, **kwargs)
+            if not (self.wants_supports or self.wants_endings):
+                return super().generate(*args, **kwargs)
             return self._generate_here(*args, **kwargs)
         finally:  # waking a sleeping engine may sync weights on the way
             self.generate_seconds += time.perf_counter() - start - (self.sync_seconds - synced)
+            self.enter(AFTER_ROLLOUT)
 
     def _generate_here(self, prompts: Any, *args: Any, **kwargs: Any) -> Any:
         generate = self.llm.generate
@@ -143,14 +154,13 @@ class LEDVLLMGeneration(VLLMGeneration):
 
     def _generate_by_server(self, prompts: Any, *args: Any, **kwargs: Any) -> Any:
         result = super().generate(prompts, *args, **kwargs)
-        client: Any = self.vllm_client if self.accelerator.is_main_process else None
-        told = [None, None] if client is None else [client.supports, client.stopped]
-        broadcast_object_list(told, from_process=0)
         first = self.accelerator.process_index * len(prompts)
-        supports, stopped = (part[first : first + len(prompts)] for part in told if part is not None)
-        self.stopped = stopped
+        self.stopped = self.told["stopped"][first : first + len(prompts)]
+        for name, value in self.told["statistics"].items():  # summed over all processes: the main one's alone count
+            mine = value if self.accelerator.is_main_process else 0.0
+            self.served_statistics[name] = self.served_statistics.get(name, 0.0) + mine
         if self.wants_supports:
-            self._take_supports(supports, result[1])
+            self._take_supports(self.told["supports"][first : first + len(prompts)], result[1])
         return result
 
     def _take_supports(self, supports: list[list[list[int]]], completions: list[list[int]]) -> None:
@@ -174,8 +184,14 @@ class LEDVLLMGeneration(VLLMGeneration):
         return taken
 
     def take_statistics(self) -> dict[str, float] | None:
-        """`RequestDecoder.totals` of this process since the last call; None without LED or from a server."""
-        if self.mode == "server" or not self.options.depth:
+        """`RequestDecoder.totals` of this process since the last call; None without LED.
+
+        What a server told stands with the main process; `entropy_final` is missing if the server does not count it.
+        """
+        if self.mode == "server":
+            taken, self.served_statistics = self.served_statistics, {}
+            return taken or None
+        if not self.options.depth:
             return None
         decoder = request_decoder(self.llm)
         return None if decoder is None else decoder.totals(reset=True)

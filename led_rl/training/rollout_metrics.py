@@ -49,7 +49,7 @@ def rollout_metrics(
 
     Args:
         lengths: `lengths_of`, summed.
-        statistics: `RequestDecoder.totals`, summed; None without LED or from a server.
+        statistics: `RequestDecoder.totals`, summed; None without LED.
 
     Raises:
         NoThoughtError: no token of the rollout was sampled with the decoding.

@@ -33,6 +33,7 @@ FREE_TO_CHANGE = {
     "run_name", "wandb_mode", "resume", "check_only", "log_completions", "num_completions_to_print", "disable_tqdm",
     "output_dir", "eval_strategy", "eval_steps", "eval_on_start", "eval_dataset", "eval_dataset_config",
     "eval_dataset_split", "eval_benchmarks", "eval_rows", "eval_decodings", "eval_samples", "eval_seed",
+    "watchdog_factor", "watchdog_floor", "vllm_server_request_timeout",
 }  # fmt: skip
 PATHS = ("dataset", "deepspeed", "fsdp_config", "model_name_or_path")  # compared as absolute paths
 
@@ -106,7 +107,11 @@ def set_aside(folder: Path, paths: list[Path] | None = None) -> None:
     Args:
         paths: what to move; default: all that a former run left in `folder`.
     """
-    left = [path for path in (paths or [*folder.glob("checkpoint-*"), folder / STATE]) if path.exists()]
+    left = [
+        path
+        for path in (paths or [*folder.glob("checkpoint-*"), folder / "completions", folder / STATE])
+        if path.exists()
+    ]
     if left:
         former = next(path for n in itertools.count(1) if not (path := folder / f"former-{n}").exists())
         former.mkdir()

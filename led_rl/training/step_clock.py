@@ -1,21 +1,28 @@
 """Measures where the wall time of each optimizer step goes, and makes all processes stop after the same step."""
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import trl.trainer.grpo_trainer as trl_grpo_trainer
 from transformers import TrainerCallback
 
-PARTS = ("rollout", "reward", "weight_sync", "training")
+PARTS = ("rollout", "reward", "weight_sync", "training", "idle")
+ROLLOUT, AFTER_ROLLOUT = "rollout", "waiting for the others' rollouts"
+REWARD, AFTER_REWARD = "reward", "waiting for the others' rewards"
+SYNC, TRAINING, BETWEEN = "weight sync", "training", "between steps"
 
 
 class StepClock(TrainerCallback):
-    """Logs `time/*` of each optimizer step, optimizer included, before TRL logs the step; the slowest process counts.
+    """Logs `time/*` of each optimizer step, optimizer included, before TRL logs the step; docs/watching.md lists them.
 
     What happens between two steps (evaluation, saving) belongs to none of them.
 
     Attributes:
         reward_seconds, tokens: what the trainer adds up during a step.
+        stage: what this process does now, and since when (`time.perf_counter`); read by the watchdog's thread.
         stop: whether this process was asked to stop. Once one was, all save after the same step and stop.
         stopped: whether training ended that way.
     """
@@ -23,10 +30,36 @@ class StepClock(TrainerCallback):
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.reward_seconds = self.tokens = self.started = 0.0
+        self.stage = (BETWEEN, time.perf_counter())
         self.stop = self.stopped = False
 
     def ask_to_stop(self) -> None:
         self.stop = True
+
+    def enter(self, stage: str) -> None:
+        """This process begins a stage, one of the names above."""
+        self.stage = (stage, time.perf_counter())
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """Open while rewards are computed and gathered; only this process's own computing counts as `reward`."""
+        self.enter(REWARD)
+        start = time.perf_counter()
+        own: list[float] = []
+        gather = trl_grpo_trainer.gather
+
+        def gather_when_done(rewards: Any) -> Any:
+            own.append(time.perf_counter() - start)
+            self.enter(AFTER_REWARD)
+            return gather(rewards)
+
+        trl_grpo_trainer.gather = gather_when_done
+        try:
+            yield
+        finally:
+            trl_grpo_trainer.gather = gather
+            self.reward_seconds += own[0] if own else time.perf_counter() - start
+            self.enter(TRAINING)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # TRL counts micro-batches from 0: a run resumed between two rollouts would roll out of phase with its batches
@@ -36,21 +69,50 @@ class StepClock(TrainerCallback):
         self._take_engine_seconds()
         self.reward_seconds = self.tokens = 0.0
         self.started = time.perf_counter()
+        self.enter(TRAINING)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         rollout, weight_sync = self._take_engine_seconds()
-        training = time.perf_counter() - self.started - rollout - weight_sync - self.reward_seconds
+        step = time.perf_counter() - self.started
         trainer = self.trainer
-        parts = [rollout, self.reward_seconds, weight_sync, training, float(self.stop)]
+        parts = [rollout, self.reward_seconds, weight_sync, step, float(self.stop)]
         local = torch.tensor([parts], device=trainer.accelerator.device)
-        *slowest, stop = trainer.accelerator.gather(local).amax(0).tolist()
-        for name, seconds in zip(PARTS, slowest, strict=True):
-            trainer.append_metric(f"time/{name}", seconds)
-        if slowest[0]:
-            trainer.append_metric("rollout/tokens_per_second", self.tokens / slowest[0])
-        if stop and state.global_step < state.max_steps:
+        gathered = trainer.accelerator.gather(local).tolist()
+        for name, value in time_metrics(gathered, self.tokens).items():
+            trainer.append_metric(name, value)
+        if any(row[-1] for row in gathered) and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = self.stopped = True
+        self.enter(BETWEEN)
         return control
 
     def _take_engine_seconds(self) -> tuple[float, float]:
         return self.trainer.vllm_generation.take_seconds() if self.trainer.use_vllm else (0.0, 0.0)
+
+
+def time_metrics(processes: Sequence[Sequence[float]], tokens: float) -> dict[str, float]:
+    """The metrics of one step.
+
+    Processes meet once all have rolled out, and again once all have their rewards: what the slowest one takes longer
+    there, the others are idle. Waiting within the backward pass, where gradients are summed, is part of training.
+
+    Args:
+        processes: of each process its seconds of rollout, reward, weight sync and the whole step; more may follow.
+        tokens: generated by all processes together.
+    """
+    rollouts = [rollout + sync for rollout, _, sync, *_ in processes]
+    rewards = [reward for _, reward, *_ in processes]
+    split = []
+    for (rollout, reward, sync, step, *_), before in zip(processes, rollouts, strict=True):
+        idle = max(rollouts) - before + max(rewards) - reward
+        split.append((rollout, reward, sync, max(step - before - reward - idle, 0.0), idle))
+    by_part = dict(zip(PARTS, zip(*split, strict=True), strict=True))
+    metrics = {f"time/{part}": max(seconds) for part, seconds in by_part.items()}
+    metrics["time/step"] = longest = max(row[3] for row in processes)
+    if metrics["time/rollout"]:
+        metrics["rollout/tokens_per_second"] = tokens / metrics["time/rollout"]
+        metrics["rollout/tokens_per_second_of_step"] = tokens / longest
+    if len(processes) > 1:
+        for part, seconds in by_part.items():
+            metrics[f"time/{part}_mean"] = sum(seconds) / len(seconds)
+            metrics |= {f"time_by_rank/{part}_{rank}": value for rank, value in enumerate(seconds)}
+    return metrics

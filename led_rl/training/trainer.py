@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import time
 from functools import partial
 from typing import Any
 
@@ -19,11 +18,14 @@ from led_rl.training.checks.running import check_gradient, check_rewards
 from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.correction import finite_or_none, ratio_statistics, token_classes
 from led_rl.training.evaluation_callback import LiveEvaluation, options_for_evaluation
+from led_rl.training.observation.completions import CompletionsTable
+from led_rl.training.observation.provenance import Provenance
+from led_rl.training.observation.watchdog import Watchdog
 from led_rl.training.rollout import LEDVLLMGeneration, check_sampling_arguments, rollouts_by
 from led_rl.training.rollout_metrics import cut_short, ending_metrics, lengths_of, mask_cut, rollout_metrics
 from led_rl.training.schedules.keys import largest_decoding
 from led_rl.training.schedules.scheduled_trainer import ScheduledTrainer
-from led_rl.training.step_clock import StepClock
+from led_rl.training.step_clock import ROLLOUT, TRAINING, StepClock
 from led_rl.training.supported_loss import Supports, SupportSwitch
 from led_rl.training.turns import Turn, align_turns, stopped
 from rewards import checked_rewards
@@ -48,9 +50,8 @@ class LEDGRPOTrainer(LiveEvaluation, ScheduledTrainer):
     * with `vllm_mode: server`, the server must prove at construction that it samples with LED (`LEDClient`);
     * logged beside TRL's metrics at every step: `rollout/*` (thinking, answer and total length in tokens, tokens/s),
       `time/*` (rollout, reward, weight_sync, training; seconds, the slowest process) and, with LED, `led/*`
-      (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth; none
-      of these with a server, which hands on tokens, log-probabilities and supports alone), averaged over whole
-      completions, all turns of a tool loop together;
+      (explored fraction, confidence, entropies of mu and of the final layer in nats, share of each chosen depth),
+      averaged over whole completions, all turns of a tool loop together (docs/watching.md);
     * with `train_support: sampled`, the log-probabilities of the loss, of the old policy and of the reference model are
       normalised over the ids that the engine could have drawn (supported_loss.py), and so are the entropy metric and
       the KL term; `led/support_mass` says how much of the policy lies there, `correction/*` how the ratios spread;
@@ -95,10 +96,16 @@ class LEDGRPOTrainer(LiveEvaluation, ScheduledTrainer):
                     scored = self.accelerator.unwrap_model(scored)
                     self._switch.install(scored.get_base_model() if is_peft_model(scored) else scored)
         self.markers = check_decoding(self.decoding, self.accelerator.unwrap_model(self._model).config, self._tokenizer)
-        served = args.use_vllm and args.vllm_mode == "server"
-        if served and not self.decoding.is_standard and self.accelerator.is_main_process:
-            logger.warning("rollouts come from a server: led/* is not logged, rollout/* and time/* are")
-        self.add_callback(self.clock)
+        self.watchdog = Watchdog(self.clock, self.accelerator, args.watchdog_factor, args.watchdog_floor)
+        self.completions, self.provenance = CompletionsTable(self), Provenance(self)
+        for callback in (self.clock, self.watchdog, self.completions, self.provenance):
+            self.add_callback(callback)
+        if self.use_vllm:
+            self.vllm_generation.enter = self.clock.enter
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        with self.watchdog:
+            return super().train(*args, **kwargs)
 
     def _make_rollouts(self, args: LEDGRPOConfig, **trl_arguments: Any) -> LEDVLLMGeneration:
         """The rollout engine; raises before it starts if the model cannot be sampled as the run asks."""
@@ -123,6 +130,7 @@ class LEDGRPOTrainer(LiveEvaluation, ScheduledTrainer):
             engine_arguments=dict(args.vllm_engine_arguments or {}),  # type: ignore[arg-type]
             run_seed=args.seed,
             wants_supports=args.needs_supports,
+            request_timeout=args.vllm_server_request_timeout,
             **trl_arguments,
         )
 
@@ -140,6 +148,7 @@ class LEDGRPOTrainer(LiveEvaluation, ScheduledTrainer):
 
     def _generate(self, prompts: list) -> Any:
         self._turns = []
+        self.clock.enter(ROLLOUT)
         generated = super()._generate(prompts)
         prompt_ids, completion_ids, tool_mask = generated[:3]
         if self.args.needs_supports:
@@ -148,6 +157,8 @@ class LEDGRPOTrainer(LiveEvaluation, ScheduledTrainer):
         if self.use_vllm and self.vllm_generation.wants_endings and self.rollout_func is None:
             self._stopped = self._correct_endings(prompt_ids, completion_ids, tool_mask)
         self._log_rollout(prompt_ids, completion_ids, tool_mask)
+        self.completions.note(completion_ids, self._records)
+        self.clock.enter(TRAINING)
         return generated
 
     def _correct_endings(self, prompts: Any, completions: Any, tool_mask: Any) -> list[bool]:
@@ -184,6 +195,7 @@ class LEDGRPOTrainer(LiveEvaluation, ScheduledTrainer):
             output = super()._generate_and_score_completions(inputs)
         finally:
             self.mask_truncated_completions = masks_cut
+        self.completions.take()
         if masks_cut and self._stopped is not None:
             mask_cut(output, torch.tensor(self._stopped, device=self.accelerator.device))
             counted = output["completion_mask"] * output.get("tool_mask", 1)
@@ -256,10 +268,9 @@ class LEDGRPOTrainer(LiveEvaluation, ScheduledTrainer):
             self.append_metric(f"correction/{name}", value)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        rewards = super()._calculate_rewards(*args, **kwargs)
-        self.clock.reward_seconds += time.perf_counter() - start
-        check_rewards(rewards, self.reward_func_names)
+        with self.clock.judging():
+            rewards = super()._calculate_rewards(*args, **kwargs)
+            check_rewards(rewards, self.reward_func_names)
         return rewards
 
     @property
@@ -276,7 +287,8 @@ class LEDGRPOTrainer(LiveEvaluation, ScheduledTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         check_gradient(logs, self.state.global_step, bool(self.args.fp16))
-        super().log(logs, start_time)
+        with self.completions.instead_of_trl():
+            super().log(logs, start_time)
         depths = [logs[name] for name in sorted(logs, key=_depth_of) if _depth_of(name) >= 0]
         if depths and self.accelerator.is_main_process and "wandb" in (self.args.report_to or []):
             import wandb

@@ -26,7 +26,6 @@ from led_rl.reporting.evaluation.panels import (
 )
 from led_rl.reporting.evaluation.report import write_evaluation_report
 from led_rl.reporting.evaluation.sample_browser import sample_browser
-from led_rl.reporting.evaluation.token_texts import TokenTexts
 
 
 def unpacked(packed):
@@ -84,21 +83,6 @@ def test_without_a_tokenizer_texts_stay_and_the_page_says_why(tmp_path):
     packed = sample_browser(read_evaluation(made))
     assert packed.notes[0].startswith("The tokenizer of base (")
     assert all("text" in item for item in unpacked(packed.chunks[0])["items"])
-
-
-def test_characters_of_several_tokens_stand_with_their_last_one():
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    texts = TokenTexts(PreTrainedTokenizerFast(tokenizer_object=core))
-    ids = core.encode("a é😀b").ids
-    assert texts.pieces(ids) == ["a", " ", "", "é", "", "", "", "😀", "b"]
-    assert "".join(texts.pieces(ids[:-2])).startswith("a é")  # cut off within a character
-    assert len(texts.pieces(ids[:-2])) == len(ids) - 2
 
 
 def test_curves_appear_when_several_ran(folder, tmp_path):

@@ -96,7 +96,13 @@ def test_rollouts_from_a_server_are_drawn_with_the_trainer_s_decoding(trainer_of
     entry = next(entry for entry in trainer.state.log_history if "reward" in entry)
     assert entry["rollout/thinking_length"] > 1
     assert entry["time/rollout"] > 0
-    assert {name for name in entry if name.startswith("led/")} <= {"led/support_mass"}
+    told = {name for name in entry if name.startswith("led/")} - {"led/support_mass"}
+    if decoding.decoding != "led":
+        assert told == set()
+        return
+    assert {"led/confidence", "led/entropy_mu", "led/entropy_final", "led/read_fraction", "led/depth_5"} < told
+    assert entry["led/explored_fraction"] == pytest.approx(1 - entry["led/confidence"], abs=1e-5)  # a marginal draw
+    assert sum(entry[f"led/depth_{j}"] for j in range(6)) == pytest.approx(1.0)
 
 
 def test_a_server_draws_half_of_each_group_with_led(trainer_of, reference):

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from led_rl.reporting.evaluation.folder import EvaluationFolder, Place, Verdict
-from led_rl.reporting.evaluation.token_texts import TokenTexts, token_texts
+from led_rl.reporting.evaluation.token_texts import token_texts
+from led_rl.terminal.token_texts import TokenTexts
 
 CHUNK_CHARACTERS = 1_000_000  # of JSON before it is packed: what one click unpacks
 PAGE_MEGABYTES = 64.0

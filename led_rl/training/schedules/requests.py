@@ -80,6 +80,7 @@ def mixed_by_server(client: Any, plan: RolloutPlan) -> Callable:
             merged[name] = merge(explored.get(name), standard.get(name), places)
         for name in ("supports", "stopped"):
             setattr(client, name, merge(getattr(exploring, name), getattr(other, name), places))
+        client.statistics = exploring.statistics + other.statistics
         return merged
 
     return generate_mixed

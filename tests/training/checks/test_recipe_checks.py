@@ -1,5 +1,6 @@
 """What a recipe names and the run cannot use is one line of train.py, before weights are loaded."""
 
+import importlib.util
 import json
 
 import pytest
@@ -45,6 +46,8 @@ from led_rl.training.recipe import load_recipe
         ({"eval_strategy": "steps", "eval_steps": 5}, ["eval_strategy", "without an eval_dataset"]),
         ({"per_device_train_batch_size": 64}, ["has 8 rows", "takes 16 prompts", "no step would be trained"]),
         ({"report_to": "clearml"}, ["report_to: clearml", "clearml"]),
+        ({"watchdog_factor": -1}, ["watchdog_factor must be at least 0", "-1"]),
+        ({"vllm_server_request_timeout": 0}, ["vllm_server_request_timeout must be more than 0"]),
         (
             {"chat_template_kwargs": {"enable_thinking": False}, "chat": "closed"},
             ["enable_thinking", "closes"],
@@ -82,6 +85,13 @@ def test_wandb_needs_a_login_unless_it_is_offline(run_file, refused, monkeypatch
     assert "nobody is logged in" in refused([run_file(report_to="wandb")])
     with pytest.raises(Built):
         train.main([run_file(report_to="wandb", wandb_mode="offline")])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")
+def test_tensorboard_that_is_not_installed_is_refused(run_file, refused):
+    message = refused([run_file(report_to="tensorboard")])
+    assert "run.yaml: report_to: tensorboard: " in message
+    assert "requires tensorboard" in message
 
 
 def write_rows(tmp_path, rows):
