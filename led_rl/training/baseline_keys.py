@@ -16,8 +16,8 @@ CANNOT_TRAIN = (
 class BaselineKeys:
     """Parameters of `dola`, `near_final` and `latent_noise`, the decodings beside LED that can train."""
 
-    led_dola_layers: list[str] | None = field(
-        default=None, metadata={"help": "DoLa's premature layers: low (default), high, or numbers of layers."}
+    led_dola_layers: str = field(
+        default="low", metadata={"help": "DoLa's premature layers: low, high, or numbers of layers, as in 3,5,7."}
     )
     led_dola_relative_top: float = field(
         default=0.1, metadata={"help": "DoLa draws tokens of at least this share of the largest probability."}
@@ -33,9 +33,8 @@ class BaselineKeys:
     def own_values(self, decoding: str) -> dict[str, Any]:
         """What these keys give DecodingParams: those of `decoding`, and those that no decoding of the run has."""
         in_use = {decoding, *(getattr(self, "eval_decodings", None) or ()), getattr(self, "decoding", decoding)}
-        layers = self.led_dola_layers
         values: dict[str, Any] = {
-            "dola_layers": "low" if layers is None else _layers(layers),
+            "dola_layers": _layers(self.led_dola_layers),
             "dola_relative_top": self.led_dola_relative_top,
             "near_final_layers": self.led_near_final_layers,
             "noise_layers": None if self.led_noise_layers is None else tuple(self.led_noise_layers),
@@ -44,12 +43,10 @@ class BaselineKeys:
         return {key: v for key, v in values.items() if decoding in owners(key) or not in_use & set(owners(key))}
 
 
-def _layers(values: list[str] | str) -> str | tuple[object, ...]:
-    """`low`, `high`, or numbers: on a command line they are words, in YAML they may be one word or integers."""
-    words = [values] if isinstance(values, str) else list(values)
-    if len(words) == 1 and not str(words[0]).isdecimal():
-        return str(words[0])
-    return tuple(int(word) if str(word).isdecimal() else word for word in words)
+def _layers(text: str) -> str | tuple[int, ...]:
+    """`low`, `high`, or numbers between commas."""
+    words = [word.strip() for word in str(text).split(",")]
+    return tuple(map(int, words)) if all(word.isdecimal() for word in words) else text
 
 
 def check_trains(decoding: str) -> None:

@@ -8,6 +8,7 @@ from subprocesses import ROOT
 from trl import GRPOConfig, TrlParser
 
 from led_rl.decoding import DecodingParams
+from led_rl.methods.properties import PROPERTIES, owners
 from led_rl.recipe import RecipeError
 from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.recipe import help_text, known_keys, load_recipe
@@ -66,7 +67,8 @@ def test_defaults_are_those_under_which_led_trains(recipe_file):
     assert training.use_vllm
     assert training.logging_steps == 1  # in recipes
     assert load_recipe([recipe_file()]).training.use_vllm
-    assert (training.led_depth, training.led_k, training.led_exploit, training.led_think_only) == (8, 8, True, True)
+    decoding = training.decoding_params()
+    assert (decoding.depth, decoding.k, decoding.exploit, decoding.think_only) == (8, 8, True, True)
 
 
 def test_defaults_that_trl_s_users_meet_are_trl_s(tmp_path):
@@ -158,7 +160,7 @@ def test_a_recipe_that_does_not_exist(tmp_path):
         ({"qqqq": 4}, ["'qqqq'", "--help"]),
         ({"led_k": 2.5}, ["'led_k'", "int expected", "2.5"]),
         ({"led_k": True}, ["'led_k'", "int expected", "True"]),
-        ({"led_k": None}, ["'led_k'", "int", "nothing"]),
+        ({"led_depth": None}, ["'led_depth'", "int", "nothing"]),
         ({"led_k": "many"}, ["'led_k'", "int expected", "'many'"]),
         ({"led_exploit": "maybe"}, ["'led_exploit'", "bool expected", "'maybe'"]),
         ({"temperature": "hot"}, ["'temperature'", "float expected", "'hot'"]),
@@ -177,7 +179,7 @@ def test_a_recipe_that_does_not_exist(tmp_path):
         ({"wandb_mode": "on"}, ["wandb_mode", "online, offline, disabled", "'on'"]),
         ({"max_rows": 0}, ["max_rows", "at least 1", "0"]),
         ({"prompt_template": "solve it"}, ["prompt_template", "{problem}", "'solve it'"]),
-        ({"decoding": "dola"}, ["decoding", "standard, led, top_k_control", "'dola'"]),
+        ({"decoding": "doll"}, ["decoding", "standard, led, top_k_control", "'doll'"]),
         ({"decoding": "led", "led_depth": 0}, ["led_depth", ">= 1", "0"]),
         ({"decoding": "led", "led_latent_layers": [3, 3]}, ["led_latent_layers", "[3, 3]"]),
         ({"led_think_start": "now"}, ["led_think_start", "prompt, marker", "'now'"]),
@@ -256,6 +258,8 @@ def test_the_config_has_led_s_request_keys_with_their_defaults():
     for item in dataclasses.fields(DecodingParams):
         if item.name == "decoding":
             assert config["decoding"] == item.default
+        elif f"led_{item.name}" not in config:
+            assert not any(PROPERTIES[name].has_log_probability for name in owners(item.name)), item.name
         elif item.name != "draw":
             assert config[f"led_{item.name}"] == item.default, item.name
 

@@ -27,7 +27,7 @@ def statistics_of(output) -> dict | None:
 def expected_statistics(draws: list) -> dict:
     """From the traced draws of a request."""
     sums = dict.fromkeys(STATISTICS, 0.0)
-    depths = [0] * 8
+    depths = [0] * 11  # and one for each captured layer of the engine: LED's 7, and the 3 that DoLa reads besides
     for draw, at in draws:
         policy = draw.policy[at].double()
         sums["rows"] += 1
