@@ -1,19 +1,25 @@
 """The engine that an evaluation's recipe asks for, built for each checkpoint that the running one cannot take."""
 
+import difflib
 import importlib.util
+import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from led_rl.engines.engine import Engine
-from led_rl.engines.engine_processes import EngineProcesses
+from led_rl.engines.engine_processes import EngineProcesses, device_shares
 from led_rl.engines.environment import has_gpu
+from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
 from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.checkpoints import Model
 from led_rl.evaluation.recipe import EvaluationRecipe
+from led_rl.evaluation.rows import EvaluationError
 from led_rl.sampler.capture_options import MAX_K
 
 
@@ -22,6 +28,57 @@ def engine_name(recipe: EvaluationRecipe) -> str:
     if recipe.engine == "auto":
         return "vllm" if importlib.util.find_spec("vllm") else "transformers"
     return recipe.engine
+
+
+def check_engine(recipe: EvaluationRecipe, models: dict[str, Model], arms: dict[str, Arm], longest_prompt: int) -> None:
+    """What an engine would refuse once it starts.
+
+    Raises:
+        EvaluationError, EngineError: names the key or the checkpoint, and what is allowed.
+    """
+    device_shares(recipe.data_parallel, recipe.tensor_parallel_size)
+    processes = recipe.data_parallel * recipe.tensor_parallel_size
+    cores = os.cpu_count() or 1
+    if not has_gpu() and processes > max(2, cores):
+        raise EvaluationError(f"data_parallel, tensor_parallel_size: {processes} engine processes on {cores} cores")
+    explores = any(not arm.decoding.is_standard for arm in arms.values())
+    for label, model in models.items():
+        found = (model.config.architectures or ["(none named)"])[0]
+        if engine_name(recipe) == "vllm" and explores and found not in ARCHITECTURES:
+            raise EvaluationError(
+                f"checkpoint {label}: vLLM has no LED for {found}; it has for {', '.join(ARCHITECTURES)}. Allowed "
+                "besides: arms of standard decoding, or engine: transformers"
+            )
+        if engine_name(recipe) == "transformers":
+            from transformers import AutoModelForCausalLM
+
+            if type(model.config) not in AutoModelForCausalLM._model_mapping:
+                raise EvaluationError(f"checkpoint {label}: {found} is no causal language model of transformers")
+    if recipe.engine_arguments:
+        _check_arguments(
+            recipe.engine_arguments, longest_prompt + max(arm.sampling.max_tokens for arm in arms.values())
+        )
+
+
+def _check_arguments(given: dict[str, Any], needed: int) -> None:
+    """Raises EvaluationError for arguments that vllm.LLM does not have, or a context that is too short."""
+    from vllm import LLM
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = {*inspect.signature(LLM.__init__).parameters, *(item.name for item in fields(EngineArgs))} - {
+        "self",
+        "kwargs",
+    }
+    if unknown := [key for key in given if key not in known]:
+        near = difflib.get_close_matches(unknown[0], known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "they are the arguments of vllm.LLM"
+        raise EvaluationError(f"engine_arguments: unknown key {unknown[0]!r}; {hint}")
+    length = given.get("max_model_len", needed)
+    if not isinstance(length, int) or length < needed:
+        raise EvaluationError(
+            f"engine_arguments: max_model_len: expected an integer >= {needed}, the longest prompt and max_tokens; "
+            f"got {length!r}"
+        )
 
 
 @contextmanager

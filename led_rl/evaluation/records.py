@@ -14,8 +14,8 @@ was generated and not graded, as the reward failed, is graded by the next run an
 
     records.jsonl
     {"kind": "problem", "checkpoint": "base", "benchmark": "gsm8k", "arm": "led", "chunk": 3, "problem": "17",
-     "rewards": [1.0, null], "correct": [true, null], "extracted": ["18", null], "thinking_tokens": [80, 95],
-     "answer_tokens": [12, 0], "finished": [true, false], "prompt_ids": [...],
+     "gold": "18", "rewards": [1.0, null], "correct": [true, null], "extracted": ["18", null],
+     "thinking_tokens": [80, 95], "answer_tokens": [12, 0], "finished": [true, false], "prompt_ids": [...],
      "kept": [{"token_ids": [...], "thinking": "1110"}]}
     {"kind": "chunk", ...}
 
@@ -32,18 +32,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from led_rl.decoding import UserError
+from led_rl.evaluation.rows import EvaluationError, Record, check_row
 
-Record = dict[str, Any]
 Block = tuple[str, str, str, int]  # checkpoint, benchmark, arm, chunk
 MANIFEST, RECORDS, COMPLETIONS = "manifest.json", "records.jsonl", "completions.jsonl"
 GRADING = ("reward", "reward_options", "correct_from", "sha256")  # of a benchmark: what a regrading may change
 GROWING = ("checkpoints", "benchmarks", "arms")  # parts of the manifest that may get more entries later
 NOT_COMPARED = ("environment", "comparisons")
-
-
-class EvaluationError(UserError):
-    """An evaluation that cannot start or go on: what was given, and what is allowed."""
 
 
 def not_written(path: Path, error: OSError) -> EvaluationError:
@@ -212,7 +207,7 @@ def _finished_blocks(path: Path) -> Iterator[tuple[list[Record], int]]:
                 continue
             if not line.endswith(b"\n"):
                 continue
-            rows.append(row)
+            rows.append(check_row(row, path, number))
             if row["kind"] == "chunk":
                 yield rows, end
                 rows = []

@@ -10,7 +10,7 @@ from led_rl.cli import main as run_cli
 from led_rl.evaluation.arms import parse_arms
 from led_rl.evaluation.checkpoints import check_checkpoints, find_checkpoints, identity
 from led_rl.evaluation.problems import Problem, PromptStyle
-from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.rows import EvaluationError
 
 DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_tokens": 100, "depth": 2, "k": 4}
 ARMS = parse_arms(["standard", "top_k_control", "led"], DEFAULTS)

@@ -17,7 +17,8 @@ from led_rl.evaluation.arms import parse_arms
 from led_rl.evaluation.estimates import pass_at_k
 from led_rl.evaluation.grading import Grading, try_reward
 from led_rl.evaluation.problems import Problem, weights_of
-from led_rl.evaluation.records import EvaluationError, read_records
+from led_rl.evaluation.records import read_records
+from led_rl.evaluation.rows import EvaluationError
 from led_rl.evaluation.run import Checkpoint, Plan, Task, evaluate
 from led_rl.evaluation.summary import summarise, write_summary
 from led_rl.thinking import ThinkMarkers

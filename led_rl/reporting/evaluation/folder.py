@@ -12,7 +12,8 @@ from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.estimates import Estimate
-from led_rl.evaluation.records import COMPLETIONS, MANIFEST, RECORDS, EvaluationError, Record, read_records
+from led_rl.evaluation.records import COMPLETIONS, MANIFEST, RECORDS, read_records
+from led_rl.evaluation.rows import EvaluationError, Record, check_row
 from led_rl.evaluation.summary import ARM_COMPARISONS, SummaryRow, summarise
 
 SUMMARY = "summary.json"
@@ -81,6 +82,10 @@ class EvaluationFolder:
             *(record[name][sample] for name in ("thinking_tokens", "answer_tokens", "finished")),
         )
 
+    def gold(self, group: Group, problem: str) -> str | None:
+        """The problem's gold as text; None in folders of older versions, and where it is none."""
+        return self.by_place[group, problem].get("gold")
+
     @cached_property
     def places(self) -> list[Place]:
         """Where each graded completion stands in completions.jsonl; of one that is there twice, the later row."""
@@ -109,9 +114,11 @@ class EvaluationFolder:
                 if broken:
                     raise EvaluationError(f"{path} line {broken} is damaged, and lines follow it")
                 try:
-                    yield json.loads(line), offset
+                    row = json.loads(line)
                 except ValueError:
                     broken = number
+                else:
+                    yield check_row(row, path, number), offset
                 offset += len(line)
 
     @property
