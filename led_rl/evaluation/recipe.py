@@ -199,7 +199,9 @@ def _by_name(values: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _as_text(key: str, value: Any) -> Any:
-    """A command line's `2024` that names a file or an arm is text."""
+    """A command line's `2024` that names a file or an arm is text, and one mapping is a list of one arm."""
+    if key == "arms" and isinstance(value, dict):
+        return [value]
     takes_text = KEYS.get(key, (None, None))[1] in (str, str | None)
     return str(value) if takes_text and type(value) in (int, float) else value
 
