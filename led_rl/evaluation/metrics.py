@@ -30,13 +30,14 @@ def per_problem(rows: Sequence[Record], ks: Sequence[int] | None = None) -> dict
     figures = {f"pass@{k}": pass_at_k(usable, correct, k) for k in ks or range(1, most + 1) if k <= most}
     if most > 1 and "pass@1" in figures:
         figures[f"avg@{most}"] = figures["pass@1"]
-    if any(any(row.get("extracted") or ()) for row in rows):
+    answers = [row.get("extracted") or [None] * len(row["rewards"]) for row in rows]
+    if any(map(any, answers)):
         for k in shown_ks(ks or range(1, most + 1)):
             if 1 < k <= most:
                 figures[f"majority@{k}"] = np.array(
-                    [majority_at_k(row["extracted"], row["correct"], k) for row in rows]
+                    [majority_at_k(extracted, row["correct"], k) for extracted, row in zip(answers, rows, strict=True)]
                 )
-        distinct = [len({answer for answer in row["extracted"] if answer is not None}) for row in rows]
+        distinct = [len({answer for answer in each if answer is not None}) for each in answers]
         figures["distinct_answers"] = np.array(distinct, float)
     figures["reward"] = _means([reward for reward in row["rewards"] if reward is not None] for row in rows)
     figures["truncated"] = 1 - _means(row["finished"] for row in rows)

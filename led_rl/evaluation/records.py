@@ -137,8 +137,28 @@ def read_records(folder: str | Path) -> list[Record]:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of an evaluation's folder; raises OSError or ValueError where there is none that can be read."""
-    return json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+    """The manifest of an evaluation's folder.
+
+    Raises:
+        OSError: there is none.
+        EvaluationError: it was damaged, or edited into something else.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EvaluationError(f"{path} is no JSON: {error}") from error
+    if not isinstance(manifest, dict):
+        raise EvaluationError(f"{path} is no JSON object")
+    for part in (*GROWING, "settings"):
+        entries = manifest.get(part, {})
+        entries = [entries, *(entries.values() if part in GROWING and isinstance(entries, dict) else ())]
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise EvaluationError(f"{path}: {part!r} is not as led-rl evaluate writes it: {manifest[part]!r:.60}")
+    pairs = manifest.get("comparisons", [])
+    if not isinstance(pairs, list) or not all(isinstance(p, list) and [type(n) for n in p] == [str] * 2 for p in pairs):
+        raise EvaluationError(f"{path}: 'comparisons' is not as led-rl evaluate writes it: {pairs!r:.60}")
+    return manifest
 
 
 def _agree_on_manifest(folder: Path, now: dict[str, Any], regrade: bool) -> dict[str, Any]:

@@ -32,13 +32,13 @@ ROWS: dict[str, dict[str, Any]] = {
         "prompt": str,
         "text": str,
         "token_ids": [(int, OPTIONAL)],
-        "thinking": (str, OPTIONAL),
+        "thinking": str,
         "explored": (str, OPTIONAL),
         "finished": bool,
         "statistics": (dict, NOTHING, OPTIONAL),
     },
 }
-LARGEST = 2**63 - 1
+LARGEST, LARGEST_TOKEN = 2**63 - 1, 2**31 - 1
 
 
 class EvaluationError(UserError):
@@ -76,6 +76,13 @@ def _flaw(row: Any) -> str | None:
             samples = len(values) if samples is None else samples
             if not values or len(values) != samples:
                 return f"{key!r} holds {len(values)} values, and 'rewards' {len(row['rewards'])}"
+    if row.get("token_ids"):
+        tokens = row["token_ids"]
+        if max(tokens) > LARGEST_TOKEN:
+            return f"'token_ids' holds {max(tokens)}"
+        for key in ("thinking", "explored"):
+            if row.get(key) and len(row[key]) != len(tokens):
+                return f"{key!r} is of {len(row[key])} tokens, and 'token_ids' of {len(tokens)}"
     return None
 
 

@@ -224,7 +224,10 @@ def cut(file):
         (lambda f: cut(f / "model.safetensors"), "model.safetensors is cut"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is cut"),
         (lambda f: (f / "config.json").write_text("[]"), "neither a checkpoint folder nor a model"),
-        (lambda f: edit(f / "config.json", model_type="bert", architectures=["BertModel"]), "arm led|is no causal"),
+        (
+            lambda f: edit(f / "config.json", model_type="t5", architectures=["T5Model"]),
+            "T5Model is no causal",
+        ),
         (lambda f: (f / "generation_config.json").write_text("{"), "its generation_config.json cannot be read"),
         (lambda f: (f / "chat_template.jinja").write_text("{% for %}"), "its chat template fails for problem 'a' of"),
         (lambda f: (f / "chat_template.jinja").write_text("{{ raise_exception('no systems') }}"), "no systems"),

@@ -42,7 +42,7 @@ def test_a_row_that_was_not_written_so(folder, name, key, value):
     row = first(folder, name)
     assert check_row(row, folder / name, 1) is row
     for changed in (row | {key: value}, {other: row[other] for other in row if other != key}):
-        if key in changed or key not in ("benchmark", "extracted", "gold", "seed", "token_ids", "thinking", "explored",
+        if key in changed or key not in ("benchmark", "extracted", "gold", "seed", "token_ids", "explored",
                                          "statistics"):  # fmt: skip
             with pytest.raises(ValueError, match=rf"{name} line 7 is no row that led-rl evaluate writes: .*{key}"):
                 check_row(changed, folder / name, 7)

@@ -188,6 +188,18 @@ def test_the_command_writes_everything_and_names_it(tmp_path, capsys):
             lambda folder: (write_folder(folder, 1), (folder / "completions.jsonl").write_text("x\n{}\n")),
             "completions.jsonl line 1 is damaged",
         ),
+        (
+            lambda folder: (write_folder(folder, 1), (folder / "manifest.json").write_text('{"arms": [1]}')),
+            "manifest.json: 'arms' is not as led-rl evaluate writes it: [1]",
+        ),
+        (
+            lambda folder: (
+                write_folder(folder, 1),
+                (folder / "summary.json").unlink(),
+                (folder / "summary.json").mkdir(),
+            ),
+            "Is a directory",
+        ),
     ],
 )
 def test_what_is_missing_or_damaged_is_one_line(tmp_path, capsys, break_it, message):

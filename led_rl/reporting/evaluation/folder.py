@@ -12,7 +12,7 @@ from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.estimates import Estimate
-from led_rl.evaluation.records import COMPLETIONS, MANIFEST, RECORDS, read_records
+from led_rl.evaluation.records import COMPLETIONS, MANIFEST, RECORDS, read_manifest, read_records
 from led_rl.evaluation.rows import EvaluationError, Record, check_row
 from led_rl.evaluation.summary import ARM_COMPARISONS, SummaryRow, summarise
 
@@ -157,9 +157,7 @@ def read_evaluation(folder: str | Path) -> EvaluationFolder:
     for name in (MANIFEST, RECORDS):
         if not (path / name).is_file():
             raise EvaluationError(f"{path} is no evaluation: it lacks {name}, which `led-rl evaluate` writes")
-    manifest = _json(path / MANIFEST)
-    if not isinstance(manifest, dict):
-        raise EvaluationError(f"{path / MANIFEST} is no JSON object")
+    manifest = read_manifest(path)
     records = read_records(path)
     problems = [record for record in records if record["kind"] == "problem"]
     if not problems:
