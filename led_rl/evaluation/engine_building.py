@@ -52,9 +52,10 @@ def check_engine(recipe: EvaluationRecipe, models: dict[str, Model], arms: dict[
             if type(model.config) not in AutoModelForCausalLM._model_mapping:
                 raise EvaluationError(f"checkpoint {label}: {found} is no causal language model of transformers")
     if recipe.engine_arguments:
-        _check_arguments(
-            recipe.engine_arguments, longest_prompt + max(arm.sampling.max_tokens for arm in arms.values())
-        )
+        from led_rl.engines.vllm_engine import check_arguments
+
+        longest = max(arm.sampling.max_tokens for arm in arms.values())
+        check_arguments(recipe.engine_arguments, longest_prompt + longest)
 
 
 @contextmanager
