@@ -28,7 +28,6 @@ ENGINE_KEYS = {
     **dict.fromkeys(("depth", "latent_layers", "max_k", "explored", "support"), "arms"),
     **{key: key for key in ("dtype", "max_num_seqs", "tensor_parallel_size")},
     "data_parallel_size": "data_parallel",
-    "seed": "seeds",
 }
 OURS_TO_SET = (
     *("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict", "return_tensors"),
@@ -135,7 +134,7 @@ class EvaluationRecipe:
     def _check_engine(self) -> None:
         """What the engine would ignore, or find wrong once it starts."""
         if self.engine == "transformers":
-            ignored = {"engine_arguments": {}, "dtype": None, "tensor_parallel_size": 1}
+            ignored: dict[str, Any] = {"engine_arguments": {}, "dtype": None, "tensor_parallel_size": 1}
             for key, default in ignored.items():
                 if getattr(self, key) != default:
                     raise EvaluationError(f"{key}: engine: transformers has no such option; it belongs to vllm")

@@ -155,6 +155,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         entries = [entries, *(entries.values() if part in GROWING and isinstance(entries, dict) else ())]
         if not all(isinstance(entry, dict) for entry in entries):
             raise EvaluationError(f"{path}: {part!r} is not as led-rl evaluate writes it: {manifest[part]!r:.60}")
+    if not all(isinstance(each.get("path"), str) for each in manifest.get("checkpoints", {}).values()):
+        raise EvaluationError(f"{path}: an entry of 'checkpoints' names no path")
     pairs = manifest.get("comparisons", [])
     if not isinstance(pairs, list) or not all(isinstance(p, list) and [type(n) for n in p] == [str] * 2 for p in pairs):
         raise EvaluationError(f"{path}: 'comparisons' is not as led-rl evaluate writes it: {pairs!r:.60}")
