@@ -14,7 +14,7 @@ from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.estimates import Estimate
 from led_rl.evaluation.records import COMPLETIONS, MANIFEST, RECORDS, read_manifest, read_records
 from led_rl.evaluation.rows import EvaluationError, Record, check_row
-from led_rl.evaluation.summary import ARM_COMPARISONS, SummaryRow, summarise
+from led_rl.evaluation.summary import ARM_COMPARISONS, SummaryRow, pass_ks, summarise
 
 SUMMARY = "summary.json"
 
@@ -175,8 +175,10 @@ def _summary(path: Path, manifest: Mapping[str, Any], records: Sequence[Record])
             for row in _json(summary):
                 metrics = {name: _estimate(values) for name, values in row["metrics"].items()}
                 kept = {name: value for name, value in row.items() if name in names}
-                rows.setdefault(row.get("benchmark") or "", []).append(SummaryRow(**kept | {"metrics": metrics}))
-        except (KeyError, TypeError, AttributeError) as error:
+                made = SummaryRow(**kept | {"metrics": metrics})
+                _check_summary(made)
+                rows.setdefault(row.get("benchmark") or "", []).append(made)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise EvaluationError(f"{summary} is damaged ({error!r}); delete it: it is computed anew") from error
         return rows
     pairs = manifest.get("comparisons")
@@ -184,6 +186,17 @@ def _summary(path: Path, manifest: Mapping[str, Any], records: Sequence[Record])
     for row in summarise(records, arm_comparisons=compared):
         rows.setdefault(row.benchmark, []).append(row)
     return rows
+
+
+def _check_summary(row: SummaryRow) -> None:
+    """Raises KeyError, TypeError or ValueError for a row that write_summary did not write."""
+    if not (isinstance(row.checkpoint, str) and isinstance(row.arm, str)):
+        raise TypeError("checkpoint and arm are texts")
+    for name in ("truncated", "wall_s", "tokens_per_s"):
+        row.metrics[name]
+    pass_ks([row])
+    for estimate in row.metrics.values():
+        math.isnan(estimate.value + estimate.low + estimate.high + estimate.n)
 
 
 def _estimate(values: Mapping[str, Any]) -> Estimate:
