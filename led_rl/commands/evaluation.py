@@ -10,14 +10,14 @@ from typing import Any
 
 from led_rl.evaluation.arms import comparisons_with, default_comparisons, parse_arms, sweeps
 from led_rl.evaluation.benchmarks import Benchmark, find_benchmark, read_problems, remarks
-from led_rl.evaluation.checkpoints import Model, check_checkpoints, find_checkpoints, identity
-from led_rl.evaluation.engine_building import engine_name, engines
+from led_rl.evaluation.checkpoints import Model, check_checkpoints, find_checkpoints, identity, unread_options
+from led_rl.evaluation.engine_building import check_engine, engine_name, engines
 from led_rl.evaluation.grading import Grading, try_reward
 from led_rl.evaluation.problems import Problem, PromptStyle
 from led_rl.evaluation.recipe import EvaluationRecipe, help_text, load_evaluation
-from led_rl.evaluation.records import EvaluationError
 from led_rl.evaluation.remarks import difference_table
 from led_rl.evaluation.remarks import remarks as reading_remarks
+from led_rl.evaluation.rows import EvaluationError
 from led_rl.evaluation.run import Checkpoint, Plan, Task, evaluate
 from led_rl.evaluation.slopes import slopes, write_slopes
 from led_rl.evaluation.summary import summarise, write_summary
@@ -56,15 +56,17 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
     seeds = recipe.all_seeds
     style = PromptStyle(recipe.system_prompt, recipe.chat_template_options)
     benchmarks = _benchmarks(recipe)
-    problems = {name: read_problems(benchmark, recipe.limit) for name, benchmark in benchmarks.items()}
+    insisted = [key for key in ("problem_column", "answer_column") if getattr(recipe, key) is not None]
+    problems = {name: read_problems(benchmark, recipe.limit, insisted) for name, benchmark in benchmarks.items()}
     models = check_checkpoints(find_checkpoints(recipe.checkpoints), problems, arms, style)
-    notes = []
+    _check_weights(models)
+    notes = unread_options(models, style)
     for name, benchmark in benchmarks.items():
         problems[name] = _with_usable_golds(problems[name], benchmark, recipe.bad_golds)
         notes += remarks(benchmark, problems[name], recipe.limit)
     gradings = _Gradings(models, benchmarks, problems, style)
     for name in benchmarks:
-        try_reward(gradings(next(iter(models)), name), problems[name][:2])
+        try_reward(gradings(next(iter(models)), name), problems[name][:1])
     for name, arm in arms.items():
         samples = recipe.n * len(seeds)
         if arm.sampling.temperature == 0 and not arm.decoding.reads_latents and samples > 1:
@@ -92,6 +94,7 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
         for asked in problems.values()
         for problem in asked
     )
+    check_engine(recipe, models, arms, longest)
     with engines(recipe, models, arms, longest) as engine_of:
         records = evaluate(plan, engine_of, gradings, output, regrade=recipe.regrade)
     rows = summarise(records, arm_comparisons=comparisons, order=list(arms))
@@ -105,6 +108,16 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
         print(f"  - {text}")
     print(f"\nrecords, completions, manifest.json and summary.json: {output}")
     publish(output, output, report_to=recipe.report_to, run_name=recipe.run_name, group=recipe.group)
+
+
+def _check_weights(models: dict[str, Model]) -> None:
+    """Raises EvaluationError for weight files that were cut off, or that an index names and that are not there."""
+    from led_rl.training.checkpoints import flaw_of_model
+
+    for label, model in models.items():
+        for folder in map(Path, filter(None, (model.path, model.base))):
+            if any(folder.glob("*.safetensors")) and (flaw := flaw_of_model(folder)):
+                raise EvaluationError(f"checkpoint {label}: weights in {str(folder)!r}: {flaw}")
 
 
 def _benchmarks(recipe: EvaluationRecipe) -> dict[str, Benchmark]:

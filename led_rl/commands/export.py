@@ -25,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from led_rl.reporting.evaluation.inspect_log import write_inspect_logs
     from led_rl.reporting.evaluation.parquet import write_parquet
 
-    folder = read_evaluation(options.folder)
+    try:
+        folder = read_evaluation(options.folder)
+    except OSError as error:
+        raise UserError(str(error)) from error
     try:
         if options.to == "parquet":
             if options.output.is_dir():

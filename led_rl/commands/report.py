@@ -1,9 +1,11 @@
 """`led-rl report`: an evaluation's folder as one HTML page, as Markdown and as CSV."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from led_rl.commands.arguments import Parser, number, output_folder
+from led_rl.decoding import UserError
 from led_rl.reporting.evaluation.sample_browser import PAGE_MEGABYTES
 
 
@@ -34,6 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--group", help="of the W&B runs (the run name)")
     options = parser.parse_args(argv)
 
+    try:
+        _report(options)
+    except OSError as error:
+        raise UserError(str(error)) from error
+    return 0
+
+
+def _report(options: argparse.Namespace) -> None:
     from led_rl.reporting.console import console_table
     from led_rl.reporting.evaluation.folder import read_evaluation
     from led_rl.reporting.evaluation.publish import publish
@@ -51,4 +61,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_name=options.run_name,
         group=options.group,
     )
-    return 0

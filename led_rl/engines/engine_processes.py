@@ -124,7 +124,7 @@ def device_shares(count: int, each: int) -> list[str | None]:
     """
     from led_rl.engines.environment import has_gpu
 
-    if count == 1 or not has_gpu():
+    if count * each == 1 or not has_gpu():
         return [None] * count
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
@@ -135,9 +135,11 @@ def device_shares(count: int, each: int) -> list[str | None]:
         visible = [name for name in named.split(",") if name]
     if len(visible) < count * each:
         raise EngineError(
-            f"data_parallel: {count} engines of {each} GPU{'s' * (each > 1)} each need {count * each} GPUs, and "
-            f"{len(visible)} are visible"
+            f"data_parallel: {count} engine{'s' * (count > 1)} of {each} GPU{'s' * (each > 1)} each need "
+            f"{count * each} GPUs, and {len(visible)} are visible"
         )
+    if count == 1:
+        return [None]
     return [",".join(visible[i * each : (i + 1) * each]) for i in range(count)]
 
 

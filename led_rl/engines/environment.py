@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 from pathlib import Path
 
 CPU_ENVIRONMENT = {
@@ -19,6 +20,18 @@ CPU_ENVIRONMENT = {
 def has_gpu() -> bool:
     """Whether this machine has GPUs; told without torch, which reads part of the environment when it is imported."""
     return Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
+
+
+def meet_on_a_free_port() -> None:
+    """Sets MASTER_ADDR and MASTER_PORT where they are not set, to a port that the system chooses.
+
+    TRL tries 29500 first, binds it seconds later, and two runs that start together meet there.
+    """
+    os.environ["MASTER_ADDR"] = os.environ.get("MASTER_ADDR") or "localhost"
+    if os.environ.get("MASTER_PORT", "") in ("", "0", "auto"):
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
 
 
 def set_cpu_environment() -> None:

@@ -1,18 +1,20 @@
 """A vLLM engine in this process: built with LED switched on, generating the records that evaluation works with."""
 
+import difflib
+import inspect
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from led_rl.decoding import LARGEST_INTEGER, DecodingParams
-from led_rl.engines.engine import Completion, Request, Sampling, stream
+from led_rl.engines.engine import Completion, EngineError, Request, Sampling, stream
 from led_rl.sampler.capture_options import EngineOptions
 from led_rl.sampler.support import read_record
 from led_rl.thinking import MissingMarkersError
@@ -203,6 +205,24 @@ class VLLMEngine:
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         cleanup_dist_env_and_memory()
+
+
+def check_arguments(given: Mapping[str, Any], needed: int) -> None:
+    """Raises EngineError for `engine_arguments` that vllm.LLM does not have, or a context shorter than `needed`."""
+    from vllm import LLM
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = [*inspect.signature(LLM.__init__).parameters, *(item.name for item in fields(EngineArgs))]
+    if unknown := [key for key in given if key not in known or key in ("self", "kwargs")]:
+        near = difflib.get_close_matches(unknown[0], known, n=3)
+        hint = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else "they are the arguments of vllm.LLM"
+        raise EngineError(f"engine_arguments: unknown key {unknown[0]!r}; {hint}")
+    length = given.get("max_model_len", needed)
+    if not isinstance(length, int) or length < needed:
+        raise EngineError(
+            f"engine_arguments: max_model_len: expected an integer >= {needed}, the longest prompt and max_tokens; "
+            f"got {length!r}"
+        )
 
 
 def tells_of_branches() -> bool:

@@ -1,13 +1,14 @@
 """Arms: ways of decoding that are compared, each a decoding with its options and the sampling settings around it."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from led_rl.decoding import DecodingError, DecodingParams
+from led_rl.decoding import LARGEST_INTEGER, DecodingError, DecodingParams
 from led_rl.engines.engine import Sampling
-from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.rows import EvaluationError
 from led_rl.methods.properties import DECODINGS
 
 SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "max_tokens")
@@ -87,24 +88,42 @@ def _mapping(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(spec, Mapping):
         given = {SHORT.get(str(key), str(key).replace("-", "_")): value for key, value in spec.items()}
         return {"decoding": "standard", **given}
+    if isinstance(spec, str) and spec.lstrip().startswith("{"):  # a command line's mapping
+        given = _value(spec, spec)
+        if isinstance(given, Mapping):
+            return _mapping(given)
     if not isinstance(spec, str) or not spec.split():
         raise EvaluationError(f"an arm is text (`standard T 0.6 top_p 0.95`) or a mapping; got {spec!r}")
-    words = spec.split()
+    words = re.sub(r"(?<=[,\[]) +| +(?=\])", "", spec).split()  # a list is one word
     first = SHORT.get(words[0], words[0].replace("-", "_"))
     decoding = "standard" if first in (*SAMPLING_KEYS, *DECODING_KEYS) else words.pop(0)
     if len(words) % 2:
         raise EvaluationError(f"arm {spec!r}: after the decoding come keys and values; {words[-1]!r} has no value")
+    values: dict[str, Any] = {}
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        name = SHORT.get(key, key.replace("-", "_"))
+        if name in values:
+            raise EvaluationError(f"arm {spec!r}: {name} stands twice")
+        values[name] = _value(value, spec)
+    return {"decoding": decoding, **values}
+
+
+def _value(text: str, spec: str) -> Any:
+    """A value within an arm's text, as YAML reads it."""
     import yaml
 
-    pairs = zip(words[::2], words[1::2], strict=True)
-    values = {SHORT.get(key, key.replace("-", "_")): yaml.safe_load(value) for key, value in pairs}
-    return {"decoding": decoding, **values}
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise EvaluationError(f"arm {spec!r}: {text!r} cannot be read as a value") from error
 
 
 def _each_temperature(given: dict[str, Any]) -> list[dict[str, Any]]:
     temperatures = given.get("temperature")
     if not isinstance(temperatures, list):
         return [given]
+    if not temperatures:
+        raise EvaluationError(f"arm {given['decoding']!r}: temperature: expected a number, or a list of some; got []")
     rest = {key: value for key, value in given.items() if key != "temperature"}
     name = {"name": f"{given['name']} T {{}}"} if "name" in given else {}
     return [
@@ -115,6 +134,8 @@ def _each_temperature(given: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _arm(given: dict[str, Any], defaults: Mapping[str, Any]) -> tuple[str, Arm]:
     decoding = given["decoding"]
+    if given.get("name", "x") in ("", None):
+        raise EvaluationError(f"arm {decoding!r}: its name is empty")
     keys = ("name", "decoding", *SAMPLING_KEYS, *DECODING_KEYS)
     if unknown := [key for key in given if key not in keys]:
         raise EvaluationError(f"arm {decoding!r}: unknown key {unknown[0]!r}; allowed: {', '.join(keys)}")
@@ -151,8 +172,8 @@ def check_sampling(where: str, key: str, value: Any) -> None:
         "temperature": (0 <= number <= 2, "a number from 0 to 2"),
         "top_p": (0 < number <= 1, "a number above 0 and at most 1"),
         "min_p": (0 <= number <= 1, "a number from 0 to 1"),
-        "top_k": (whole and number >= 0, "an integer >= 1, or 0 for no limit"),
-        "max_tokens": (whole and number >= 1, "an integer >= 1"),
+        "top_k": (whole and 0 <= number <= LARGEST_INTEGER, "an integer >= 1, or 0 for no limit"),
+        "max_tokens": (whole and 1 <= number <= LARGEST_INTEGER, "an integer >= 1"),
     }[key]
     if not fits:
         raise EvaluationError(f"{where}: expected {allowed}, got {value!r}")

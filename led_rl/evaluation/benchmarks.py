@@ -6,16 +6,19 @@ recipes/benchmarks/ holds the ones that come with led_rl; one of a user's own is
 import csv
 import dataclasses
 import hashlib
+import math
 import random
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from led_rl.data import DatasetError, extract_answer, looks_local, read_jsonl
+from led_rl.data import EXTRACTIONS, DatasetError, extract_answer, looks_local, read_jsonl
 from led_rl.evaluation.problems import ARGUMENTS, Problem
-from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.rows import EvaluationError
 from led_rl.recipe import RecipeError, checked, find_recipe, keys_of, read_yaml, recipe_folders
 
 PROBLEM_COLUMNS = ("problem", "question", "Problem", "Question", "prompt_text")
@@ -60,7 +63,7 @@ def find_benchmark(spec: str) -> Benchmark:
     Raises:
         RecipeError, EvaluationError: no such benchmark, or a mistake in its file.
     """
-    spec, _, rows = spec.partition("=")
+    spec, named_rows, rows = spec.partition("=")
     path = Path(spec).expanduser() if spec.endswith((".yaml", ".yml")) else None
     if path is None:
         known = known_benchmarks()
@@ -77,8 +80,11 @@ def find_benchmark(spec: str) -> Benchmark:
     for key, needed in (("prompt", "{problem}"), *([("prompt", "{options}")] if benchmark.choices else [])):
         if needed not in getattr(benchmark, key):
             raise RecipeError(f"{path}: {key} must contain {needed}; got {getattr(benchmark, key)!r}")
+    _check(benchmark, path)
     if rows:
         return dataclasses.replace(benchmark, source=rows, revision=None)
+    if named_rows:
+        raise EvaluationError(f"benchmark {benchmark.name}: no file behind `{spec}=`")
     if benchmark.source is None:
         raise EvaluationError(
             f"benchmark {benchmark.name}: {benchmark.obtain or 'its file names no source'}; then name your copy: "
@@ -91,14 +97,43 @@ def find_benchmark(spec: str) -> Benchmark:
     return benchmark
 
 
+def _check(benchmark: Benchmark, path: Path) -> None:
+    """Raises RecipeError for values of the right type that mean nothing."""
+    choices = benchmark.choices
+    options = [] if choices is None else [choices.get("correct"), *_listed(choices.get("incorrect"))]
+    wrong = {
+        "name: expected a text": not benchmark.name.strip(),
+        f"answer must be one of {', '.join(EXTRACTIONS)}": benchmark.answer not in EXTRACTIONS,
+        "correct_from: expected a finite number": not math.isfinite(benchmark.correct_from),
+        "rows: expected an integer >= 1": benchmark.rows is not None and benchmark.rows < 1,
+        "source: expected a hub id or a file": benchmark.source is not None and not benchmark.source.strip(),
+        "revision is a hub dataset's, and source is a file": benchmark.revision is not None
+        and looks_local(benchmark.source or ""),
+        f"choices: expected {{correct: COLUMN, incorrect: [1 to {len(LETTERS) - 1} COLUMNS]}}": choices is not None
+        and not (all(isinstance(name, str) for name in options) and 2 <= len(options) <= len(LETTERS)),
+    }
+    for what, applies in wrong.items():
+        if applies:
+            key = what.split(":")[0].split()[0]
+            raise RecipeError(f"{path}: {what}; got {getattr(benchmark, key)!r}")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [None]
+
+
 def known_benchmarks() -> dict[str, Path]:
     """Name -> file of the benchmarks that come with led_rl."""
     files = [path for folder in recipe_folders() for path in sorted(folder.glob("benchmarks/*.yaml"))]
     return {path.stem: path for path in reversed(files)}
 
 
-def read_problems(benchmark: Benchmark, limit: int | None = None) -> list[Problem]:
+def read_problems(benchmark: Benchmark, limit: int | None = None, insisted: Collection[str] = ()) -> list[Problem]:
     """The benchmark's problems as they are asked, or the first `limit` of them.
+
+    Args:
+        insisted: `problem_column`, `answer_column`: where the benchmark's own must be there. Otherwise the usual names
+            do, too: copies of a benchmark rename them.
 
     Raises:
         DatasetError, EvaluationError: name the source, the row and what it lacks.
@@ -107,7 +142,7 @@ def read_problems(benchmark: Benchmark, limit: int | None = None) -> list[Proble
     columns: dict[str, str | None] = {}
     for here, row in _numbered_rows(benchmark, limit):
         if not columns:
-            columns = _columns(benchmark, row, here)
+            columns = _columns(benchmark, row, here, insisted)
         if reserved := [name for name in ARGUMENTS if name in row]:
             raise EvaluationError(f"{here}: rename the key {reserved[0]!r}: rewards have an argument of this name")
         problem = _problem(benchmark, row, columns, here, str(len(problems) + 1))
@@ -170,24 +205,30 @@ def _numbered_rows(benchmark: Benchmark, limit: int | None) -> list[tuple[str, d
 def _csv(path: Path, limit: int | None) -> list[dict[str, Any]]:
     if not path.is_file():
         raise DatasetError(f"file {str(path)!r} does not exist")
+    csv.field_size_limit(sys.maxsize)  # of 131072 bytes: shorter than a program's tests
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))[:limit]
+            rows = list(islice(csv.DictReader(file), limit))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path}: not CSV in UTF-8: {error}") from error
+    for number, row in enumerate(rows, 1):
+        if None in row:  # what DictReader calls fields beyond the header
+            raise DatasetError(
+                f"{path}, row {number}: more fields than the header names; a field with a comma is quoted"
+            )
     if not rows:
         raise DatasetError(f"file {str(path)!r} has no rows")
     return rows
 
 
-def _columns(benchmark: Benchmark, row: dict[str, Any], here: str) -> dict[str, str | None]:
+def _columns(benchmark: Benchmark, row: dict[str, Any], here: str, insisted: Collection[str]) -> dict[str, str | None]:
     """The columns of problem and answer: as named, else the first of those that benchmarks use."""
     found = {}
     for what, named, usual in (
         ("problem", benchmark.problem_column, PROBLEM_COLUMNS),
         ("answer", benchmark.answer_column, ANSWER_COLUMNS),
     ):
-        if named is not None and named not in row and usual[0] in row:
+        if named is not None and named not in row and usual[0] in row and f"{what}_column" not in insisted:
             named = usual[0]  # a copy with the usual names
         if named is not None and named not in row:
             raise EvaluationError(
@@ -208,7 +249,8 @@ def _problem(
     text = row.get(column)
     if not isinstance(text, str) or not text.strip():
         raise EvaluationError(f"{here}: no text under the key {column!r}; keys: {', '.join(row)}")
-    identity = str(row.get(benchmark.id_column or "id", row.get("id", number)))
+    given = row.get(benchmark.id_column or "id", row.get("id"))
+    identity = number if given is None else str(given)
     kept = {key: value for key, value in row.items() if key not in ("id", "problem", column)}
     asked = _with_columns(benchmark.prompt, row, text)
     if benchmark.choices:

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from led_rl.decoding import DecodingError, check_decoding
+from led_rl.evaluation.adapters import ADAPTER, base_of, check_fit, first_line, merge
 from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.problems import Problem, PromptStyle, weights_of
-from led_rl.evaluation.records import EvaluationError, flattened
+from led_rl.evaluation.records import flattened
+from led_rl.evaluation.rows import EvaluationError
 from led_rl.thinking import MissingMarkersError
 
 # Prompts reach the engine as token ids without padding, and weights are cast to the engine's type.
 NO_INFLUENCE = frozenset(
     ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "pad_token_id", "bos_token_id")
 )
-ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,7 @@ class Model:
         """Writes base and adapter as one checkpoint into `folder`; returns what an engine loads."""
         if self.base is None:
             return self.path
-        from peft import PeftModel
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(self.base, dtype="auto")
-        try:
-            merged: Any = PeftModel.from_pretrained(model, self.path)
-            merged = merged.merge_and_unload()
-        except (ValueError, RuntimeError, KeyError) as error:
-            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise EvaluationError(
-                f"LoRA adapter {self.path!r} does not fit its base model {self.base!r}: {told}"
-            ) from error
-        merged.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        return str(folder)
+        return merge(self.path, self.base, self.tokenizer, folder)
 
 
 def find_checkpoints(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
@@ -80,6 +67,8 @@ def find_checkpoints(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]
     pairs = [*given.items()] if isinstance(given, Mapping) else [_labelled(text) for text in given]
     checkpoints: dict[str, str] = {}
     for label, path in pairs:
+        if not (label.strip() and path.strip()):
+            raise EvaluationError(f"checkpoints: a label and a path expected (LABEL=PATH), got {label!r} and {path!r}")
         folder = Path(path).expanduser()
         found = {label: str(folder) if folder.is_dir() else path}
         pattern, where = ("checkpoint-*", folder) if folder.is_dir() else (folder.name, folder.parent)
@@ -140,9 +129,11 @@ def _read(label: str, checkpoint: str) -> Model:
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     folder = Path(checkpoint)
+    if folder.is_file():
+        raise EvaluationError(f"checkpoint {label}: {checkpoint!r} is a file, and a checkpoint is a folder")
     if not folder.is_dir() and (folder.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1):
         raise EvaluationError(f"checkpoint {label}: folder {checkpoint!r} does not exist")
-    base = _base_of(label, folder) if (folder / ADAPTER).is_file() else None
+    base = base_of(label, folder) if (folder / ADAPTER).is_file() else None
     if folder.is_dir() and base is None and not (folder / "config.json").is_file():
         raise EvaluationError(f"checkpoint {label}: folder {checkpoint!r} holds neither config.json nor checkpoint-*")
     named = base or checkpoint
@@ -154,8 +145,8 @@ def _read(label: str, checkpoint: str) -> Model:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint if own_tokenizer else named)
     except EvaluationError as error:
         raise EvaluationError(f"checkpoint {label}: {error}") from error
-    except (OSError, ValueError) as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0]
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:  # a list for a mapping, say
+        told = first_line(error)
         if base is not None:
             raise EvaluationError(
                 f"checkpoint {label}: the LoRA adapter {checkpoint!r} needs its base model {base!r}, which is neither "
@@ -168,22 +159,15 @@ def _read(label: str, checkpoint: str) -> Model:
         raise EvaluationError(f"checkpoint {label}: the tokenizer of {checkpoint!r} has no chat template")
     try:
         end: Any = GenerationConfig.from_pretrained(named).eos_token_id
-    except (OSError, ValueError):  # many checkpoints have none
+    except (OSError, ValueError) as error:  # many checkpoints have none
+        if (Path(named) / "generation_config.json").is_file():
+            told = first_line(error)
+            raise EvaluationError(f"checkpoint {label}: its generation_config.json cannot be read: {told}") from error
         end = config.get_text_config().eos_token_id
+    if base is not None:
+        check_fit(label, checkpoint, base, config)
     ends = tuple(sorted(end)) if isinstance(end, list) else (() if end is None else (end,))
     return Model(checkpoint, config, tokenizer, base, ends)
-
-
-def _base_of(label: str, folder: Path) -> str:
-    """The base model of a LoRA adapter."""
-    try:
-        settings = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        base = settings["base_model_name_or_path"]
-    except (ValueError, KeyError, UnicodeDecodeError):
-        base = None
-    if not isinstance(base, str) or not base:
-        raise EvaluationError(f"checkpoint {label}: {folder / ADAPTER} names no base model (base_model_name_or_path)")
-    return base
 
 
 def _check_lengths(
@@ -192,11 +176,38 @@ def _check_lengths(
     context: int = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
     new = max(arm.sampling.max_tokens for arm in arms.values())
     for benchmark, asked in problems.items():
-        for problem in asked if context else ():
-            length = len(style.prompt_ids(model.tokenizer, problem.problem))
-            if length + new > context:
+        for problem in asked:
+            length = _prompt_length(label, model, benchmark, problem, style)
+            if context and length + new > context:
                 room = f"allowed: max_tokens up to {context - length}" if length < context else "leave this problem out"
                 raise EvaluationError(
                     f"checkpoint {label} reads at most {context} tokens, but the prompt of problem {problem.id!r} of "
                     f"{benchmark} has {length} and max_tokens asks for {new}; {room}"
                 )
+
+
+def _prompt_length(label: str, model: Model, benchmark: str, problem: Problem, style: PromptStyle) -> int:
+    """Tokens of a problem's prompt; raises EvaluationError where the chat template refuses it, or writes none."""
+    from jinja2 import TemplateError
+
+    try:
+        length = len(style.prompt_ids(model.tokenizer, problem.problem))
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise EvaluationError(
+            f"checkpoint {label}: its chat template fails for problem {problem.id!r} of {benchmark}: "
+            f"{first_line(error)} (system_prompt and chat_template_options are given to it)"
+        ) from error
+    if not length:
+        raise EvaluationError(f"checkpoint {label}: its chat template writes nothing for problem {problem.id!r}")
+    return length
+
+
+def unread_options(models: Mapping[str, Model], style: PromptStyle) -> list[str]:
+    """A remark for each option of `chat_template_options` that a checkpoint's chat template does not name."""
+    remarks = []
+    for label, model in models.items():
+        given = style.template_options
+        template = str(given.get("chat_template") or model.tokenizer.chat_template)
+        unread = [key for key in given if key != "chat_template" and not re.search(rf"\b{re.escape(key)}\b", template)]
+        remarks += [f"checkpoint {label}: its chat template does not read {key!r}" for key in unread]
+    return remarks

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from led_rl.evaluation.records import Block, EvaluationError, Record, block_of, not_written
+from led_rl.evaluation.records import Block, block_of, not_written
+from led_rl.evaluation.rows import EvaluationError, Record, check_row
 
 Sample = tuple[str, int]  # problem, sample
 
@@ -86,6 +87,7 @@ class CompletionLog:
                 with self._path.open("r+b") as file:
                     file.truncate(start)
                 return
+            check_row(row, self._path, number)
             if row["kind"] == "chunk":
                 self.chunks[block_of(row)] = row
             else:
@@ -95,12 +97,13 @@ class CompletionLog:
 
 def read_completions(folder: str | Path) -> Iterator[Record]:
     """The completions in an evaluation's folder, one at a time, in the order of writing."""
-    for _, _, line in _lines(Path(folder) / "completions.jsonl"):
+    path = Path(folder) / "completions.jsonl"
+    for number, _, line in _lines(path):
         try:
             row = json.loads(line)
         except ValueError:
             return  # the line that is being written
-        if row["kind"] == "completion":
+        if check_row(row, path, number)["kind"] == "completion":
             yield row
 
 

@@ -1,6 +1,7 @@
 """The engine that an evaluation's recipe asks for, built for each checkpoint that the running one cannot take."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,12 +11,13 @@ from typing import Any
 
 from led_rl.decoding import is_tied
 from led_rl.engines.engine import Engine
-from led_rl.engines.engine_processes import EngineProcesses
+from led_rl.engines.engine_processes import EngineProcesses, device_shares
 from led_rl.engines.environment import has_gpu
+from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
 from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.checkpoints import Model
 from led_rl.evaluation.recipe import EvaluationRecipe
-from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.rows import EvaluationError
 from led_rl.sampler.capture_options import MAX_K, admitting
 
 
@@ -24,6 +26,37 @@ def engine_name(recipe: EvaluationRecipe) -> str:
     if recipe.engine == "auto":
         return "vllm" if importlib.util.find_spec("vllm") else "transformers"
     return recipe.engine
+
+
+def check_engine(recipe: EvaluationRecipe, models: dict[str, Model], arms: dict[str, Arm], longest_prompt: int) -> None:
+    """What an engine would refuse once it starts.
+
+    Raises:
+        EvaluationError, EngineError: names the key or the checkpoint, and what is allowed.
+    """
+    device_shares(recipe.data_parallel, recipe.tensor_parallel_size)
+    processes = recipe.data_parallel * recipe.tensor_parallel_size
+    cores = os.cpu_count() or 1
+    if not has_gpu() and processes > max(2, cores):
+        raise EvaluationError(f"data_parallel, tensor_parallel_size: {processes} engine processes on {cores} cores")
+    explores = any(not arm.decoding.is_standard for arm in arms.values())
+    for label, model in models.items():
+        found = (model.config.architectures or ["(none named)"])[0]
+        if engine_name(recipe) == "vllm" and explores and found not in ARCHITECTURES:
+            raise EvaluationError(
+                f"checkpoint {label}: vLLM has no LED for {found}; it has for {', '.join(ARCHITECTURES)}. Allowed "
+                "besides: arms of standard decoding, or engine: transformers"
+            )
+        if engine_name(recipe) == "transformers":
+            from transformers import AutoModelForCausalLM
+
+            if type(model.config) not in AutoModelForCausalLM._model_mapping:
+                raise EvaluationError(f"checkpoint {label}: {found} is no causal language model of transformers")
+    if recipe.engine_arguments:
+        from led_rl.engines.vllm_engine import check_arguments
+
+        longest = max(arm.sampling.max_tokens for arm in arms.values())
+        check_arguments(recipe.engine_arguments, longest_prompt + longest)
 
 
 @contextmanager

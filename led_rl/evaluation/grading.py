@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from led_rl.evaluation.problems import ChatTokenizer, Problem, PromptStyle
-from led_rl.evaluation.records import EvaluationError, Record
+from led_rl.evaluation.rows import EvaluationError, Record
 from rewards import RewardError, call_reward
 
 EXTRACTED = ("extracted", "chosen_letter")  # what rewards call the answer that they read, in `log_extra`
@@ -66,6 +66,7 @@ def graded(
             "kind": "problem",
             **key,
             "problem": problem.id,
+            "gold": gold_of(problem),
             "rewards": values,
             "correct": [None if value is None else value >= grading.correct_from for value in values],
             "extracted": answers,
@@ -79,6 +80,12 @@ def graded(
             problems, prompts, by_problem.values(), rewards, extracted, strict=True
         )
     ], dict(chunk_row)
+
+
+def gold_of(problem: Problem) -> str | None:
+    """The problem's gold as text, for readers of the records; None where its `answer` is none, as with tests."""
+    gold = problem.columns.get("answer")
+    return str(gold) if isinstance(gold, str | int | float) else None
 
 
 def grade(

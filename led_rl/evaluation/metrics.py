@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 
 from led_rl.evaluation.estimates import Floats, pass_at_k
-from led_rl.evaluation.records import Record
+from led_rl.evaluation.rows import Record
 
 MAJORITY_DRAWS = 200
 LENGTHS = ("thinking_tokens", "answer_tokens", "total_tokens")
@@ -17,8 +17,9 @@ LENGTHS = ("thinking_tokens", "answer_tokens", "total_tokens")
 def per_problem(rows: Sequence[Record], ks: Sequence[int] | None = None) -> dict[str, Floats]:
     """Each figure as one number per problem, (problems,); NaN where a problem has too few usable samples.
 
-    `pass@k` (`pass@1` is the mean over samples, avg@n), `majority@k`, `reward`, `distinct_answers`, `truncated`, and
-    the mean lengths of all completions, of finished ones (`total_tokens_finished`) and of correct ones.
+    `pass@k`, `avg@n` (the mean over the n samples, which is pass@1's estimate), `majority@k`, `reward`,
+    `distinct_answers`, `truncated`, and the mean lengths of all completions, of finished ones
+    (`total_tokens_finished`) and of correct ones.
 
     Args:
         ks: of pass@k and majority@k; by default every k up to the number of samples for pass@k.
@@ -27,13 +28,16 @@ def per_problem(rows: Sequence[Record], ks: Sequence[int] | None = None) -> dict
     correct = np.array([sum(right is True for right in row["correct"]) for row in rows])
     most = max((len(row["rewards"]) for row in rows), default=0)
     figures = {f"pass@{k}": pass_at_k(usable, correct, k) for k in ks or range(1, most + 1) if k <= most}
-    if any(any(row.get("extracted") or ()) for row in rows):
+    if most > 1 and "pass@1" in figures:
+        figures[f"avg@{most}"] = figures["pass@1"]
+    answers = [row.get("extracted") or [None] * len(row["rewards"]) for row in rows]
+    if any(map(any, answers)):
         for k in shown_ks(ks or range(1, most + 1)):
             if 1 < k <= most:
                 figures[f"majority@{k}"] = np.array(
-                    [majority_at_k(row["extracted"], row["correct"], k) for row in rows]
+                    [majority_at_k(extracted, row["correct"], k) for extracted, row in zip(answers, rows, strict=True)]
                 )
-        distinct = [len({answer for answer in row["extracted"] if answer is not None}) for row in rows]
+        distinct = [len({answer for answer in each if answer is not None}) for each in answers]
         figures["distinct_answers"] = np.array(distinct, float)
     figures["reward"] = _means([reward for reward in row["rewards"] if reward is not None] for row in rows)
     figures["truncated"] = 1 - _means(row["finished"] for row in rows)
@@ -74,7 +78,7 @@ def shown_ks(ks: Iterable[int]) -> list[int]:
 
 def is_share(name: str) -> bool:
     """Whether a figure lies in [0, 1], so that its differences are bounded by 1."""
-    return name.startswith(("pass@", "majority@")) or name == "truncated"
+    return name.startswith(("pass@", "avg@", "majority@")) or name == "truncated"
 
 
 def _lengths(row: Record, name: str, chosen: str | None) -> list[int]:

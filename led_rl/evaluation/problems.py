@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.rows import EvaluationError
 
 # Every reward is given arguments of these names (TRL's signature).
 ARGUMENTS = ("prompts", "completions", "completion_ids")

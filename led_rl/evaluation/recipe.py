@@ -2,12 +2,14 @@
 """The recipe of an evaluation: its keys, each with its meaning, and what is refused before anything is loaded."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from led_rl.decoding import LARGEST_INTEGER
 from led_rl.evaluation.arms import SAMPLING_KEYS, check_sampling
-from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.rows import EvaluationError
 from led_rl.evaluation.run import SCHEDULES
 from led_rl.recipe import RecipeError, checked, described, find_recipe, keys_of, overrides, read_yaml
 
@@ -16,6 +18,21 @@ REPORT_TO = ("wandb", "tensorboard", "none")
 BAD_GOLDS = ("refuse", "drop")
 # Keys by other names, which a command line without a recipe has always taken.
 ALIASES = {"model": "checkpoints", "decodings": "arms", "seed": "seeds", "chunk_size": "chunk"}
+
+
+LARGEST = {"n": 100_000, "data_parallel": 1024, "tensor_parallel_size": 1024, "max_num_seqs": 65_536}
+DTYPES = ("auto", "half", "float16", "bfloat16", "float", "float32")
+# Arguments of vllm.LLM, and of the class that builds it, that the recipe's keys or its checkpoints decide.
+ENGINE_KEYS = {
+    **dict.fromkeys(("model", "tokenizer"), "checkpoints"),
+    **dict.fromkeys(("depth", "latent_layers", "max_k", "explored", "support"), "arms"),
+    **{key: key for key in ("dtype", "max_num_seqs", "tensor_parallel_size")},
+    "data_parallel_size": "data_parallel",
+}
+OURS_TO_SET = (
+    *("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict", "return_tensors"),
+    *("padding", "truncation", "max_length", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+)
 
 
 def _key(default: Any, text: str) -> Any:
@@ -76,8 +93,9 @@ class EvaluationRecipe:
     def __post_init__(self) -> None:
         for name in ("checkpoints", "benchmarks", "arms", "data", "report_to", "baselines"):
             value = getattr(self, name)
-            if isinstance(value, str):
-                setattr(self, name, [part.strip() for part in value.split(",") if part.strip()])
+            if isinstance(value, str):  # a comma within brackets parts nothing
+                parts = re.split(r",(?![^\[{]*[\]}])", value)
+                setattr(self, name, [part.strip() for part in parts if part.strip()])
         self.data = self.data or []
         if isinstance(self.seeds, int):
             self.seeds = [self.seeds]
@@ -91,8 +109,9 @@ class EvaluationRecipe:
             check_sampling(key, key, getattr(self, key))
         for key in ("n", "depth", "k", "limit", "chunk", "data_parallel", "tensor_parallel_size", "max_num_seqs"):
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise EvaluationError(f"{key}: expected an integer >= 1, got {value!r}")
+            if value is not None and not 1 <= value <= LARGEST.get(key, LARGEST_INTEGER):
+                most = f" and <= {LARGEST.get(key, LARGEST_INTEGER)}" if value > 1 else ""
+                raise EvaluationError(f"{key}: expected an integer >= 1{most}, got {value!r}")
         if not self.seeds or any(not 0 <= seed < 2**63 for seed in self.seeds):
             raise EvaluationError(f"seeds: expected integers from 0 to 2^63 - 1, got {self.seeds!r}")
         if len(set(self.seeds)) < len(self.seeds):
@@ -104,8 +123,25 @@ class EvaluationRecipe:
                 raise EvaluationError(f"{key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
         if unknown := [name for name in self.report_to if name not in REPORT_TO]:
             raise EvaluationError(f"report_to must be of {', '.join(REPORT_TO)}; got {unknown[0]!r}")
+        if "none" in self.report_to and len(self.report_to) > 1:
+            raise EvaluationError(f"report_to: none stands alone; got {', '.join(self.report_to)}")
+        if taken := [name for name in OURS_TO_SET if name in self.chat_template_options]:
+            raise EvaluationError(f"chat_template_options: {taken[0]} is set by the evaluation itself; leave it out")
+        self._check_engine()
         if self.enable_thinking is not None:
             self.chat_template_options = {**self.chat_template_options, "enable_thinking": self.enable_thinking}
+
+    def _check_engine(self) -> None:
+        """What the engine would ignore, or find wrong once it starts."""
+        if self.engine == "transformers":
+            ignored: dict[str, Any] = {"engine_arguments": {}, "dtype": None, "tensor_parallel_size": 1}
+            for key, default in ignored.items():
+                if getattr(self, key) != default:
+                    raise EvaluationError(f"{key}: engine: transformers has no such option; it belongs to vllm")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise EvaluationError(f"dtype must be one of {', '.join(DTYPES)}; got {self.dtype!r}")
+        if taken := [key for key in self.engine_arguments if key in ENGINE_KEYS]:
+            raise EvaluationError(f"engine_arguments: {taken[0]} follows from the recipe's {ENGINE_KEYS[taken[0]]}")
 
     def shown(self) -> dict[str, Any]:
         """The keys that say what is compared, for a report."""
@@ -155,13 +191,16 @@ def _by_name(values: dict[str, Any], where: str) -> dict[str, Any]:
     for key, value in values.items():
         name = ALIASES.get(key, key)
         if name in renamed:
-            raise RecipeError(f"{where}: {key!r} is another name of {name!r}; give one of them")
+            other = next(alias for alias in values if ALIASES.get(alias) == name)
+            raise RecipeError(f"{where}: {other!r} is another name of {name!r}; give one of them")
         renamed[name] = value
     return renamed
 
 
 def _as_text(key: str, value: Any) -> Any:
-    """A command line's `2024` that names a file or an arm is text."""
+    """A command line's `2024` that names a file or an arm is text, and one mapping is a list of one arm."""
+    if key == "arms" and isinstance(value, dict):
+        return [value]
     takes_text = KEYS.get(key, (None, None))[1] in (str, str | None)
     return str(value) if takes_text and type(value) in (int, float) else value
 

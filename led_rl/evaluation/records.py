@@ -14,8 +14,8 @@ was generated and not graded, as the reward failed, is graded by the next run an
 
     records.jsonl
     {"kind": "problem", "checkpoint": "base", "benchmark": "gsm8k", "arm": "led", "chunk": 3, "problem": "17",
-     "rewards": [1.0, null], "correct": [true, null], "extracted": ["18", null], "thinking_tokens": [80, 95],
-     "answer_tokens": [12, 0], "finished": [true, false], "prompt_ids": [...],
+     "gold": "18", "rewards": [1.0, null], "correct": [true, null], "extracted": ["18", null],
+     "thinking_tokens": [80, 95], "answer_tokens": [12, 0], "finished": [true, false], "prompt_ids": [...],
      "kept": [{"token_ids": [...], "thinking": "1110"}]}
     {"kind": "chunk", ...}
 
@@ -32,18 +32,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from led_rl.decoding import UserError
+from led_rl.evaluation.rows import EvaluationError, Record, check_row
 
-Record = dict[str, Any]
 Block = tuple[str, str, str, int]  # checkpoint, benchmark, arm, chunk
 MANIFEST, RECORDS, COMPLETIONS = "manifest.json", "records.jsonl", "completions.jsonl"
 GRADING = ("reward", "reward_options", "correct_from", "sha256")  # of a benchmark: what a regrading may change
 GROWING = ("checkpoints", "benchmarks", "arms")  # parts of the manifest that may get more entries later
 NOT_COMPARED = ("environment", "comparisons")
-
-
-class EvaluationError(UserError):
-    """An evaluation that cannot start or go on: what was given, and what is allowed."""
 
 
 def not_written(path: Path, error: OSError) -> EvaluationError:
@@ -142,8 +137,30 @@ def read_records(folder: str | Path) -> list[Record]:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of an evaluation's folder; raises OSError or ValueError where there is none that can be read."""
-    return json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+    """The manifest of an evaluation's folder.
+
+    Raises:
+        OSError: there is none.
+        EvaluationError: it was damaged, or edited into something else.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EvaluationError(f"{path} is no JSON: {error}") from error
+    if not isinstance(manifest, dict):
+        raise EvaluationError(f"{path} is no JSON object")
+    for part in (*GROWING, "settings"):
+        entries = manifest.get(part, {})
+        entries = [entries, *(entries.values() if part in GROWING and isinstance(entries, dict) else ())]
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise EvaluationError(f"{path}: {part!r} is not as led-rl evaluate writes it: {manifest[part]!r:.60}")
+    if not all(isinstance(each.get("path"), str) for each in manifest.get("checkpoints", {}).values()):
+        raise EvaluationError(f"{path}: an entry of 'checkpoints' names no path")
+    pairs = manifest.get("comparisons", [])
+    if not isinstance(pairs, list) or not all(isinstance(p, list) and [type(n) for n in p] == [str] * 2 for p in pairs):
+        raise EvaluationError(f"{path}: 'comparisons' is not as led-rl evaluate writes it: {pairs!r:.60}")
+    return manifest
 
 
 def _agree_on_manifest(folder: Path, now: dict[str, Any], regrade: bool) -> dict[str, Any]:
@@ -212,7 +229,7 @@ def _finished_blocks(path: Path) -> Iterator[tuple[list[Record], int]]:
                 continue
             if not line.endswith(b"\n"):
                 continue
-            rows.append(row)
+            rows.append(check_row(row, path, number))
             if row["kind"] == "chunk":
                 yield rows, end
                 rows = []

@@ -21,15 +21,8 @@ from led_rl.evaluation.arms import Arm, default_comparisons
 from led_rl.evaluation.completion_log import CompletionLog
 from led_rl.evaluation.grading import Grading, graded
 from led_rl.evaluation.problems import ChatTokenizer, Problem, PromptStyle, fingerprint
-from led_rl.evaluation.records import (
-    COMPLETIONS,
-    Block,
-    EvaluationError,
-    Record,
-    RecordStore,
-    open_records,
-    read_records,
-)
+from led_rl.evaluation.records import COMPLETIONS, Block, RecordStore, open_records, read_records
+from led_rl.evaluation.rows import EvaluationError, Record
 from led_rl.terminal.progress_bar import progress_bar
 
 FORMAT = 2
@@ -268,6 +261,8 @@ class _Run:
     def regrade(self) -> None:
         """Replaces the grades of all blocks whose completions are there."""
         recorded = self.store.records.finished
+        if not self.log.chunks and not recorded:
+            raise EvaluationError(f"{self.store.folder} holds no completions to grade anew; evaluate without regrade")
         if missing := recorded - self.log.chunks.keys():
             raise EvaluationError(
                 f"{self.store.folder} cannot be graded anew: {COMPLETIONS} lacks {len(missing)} of {len(recorded)} "

@@ -13,7 +13,7 @@ import numpy as np
 
 from led_rl.evaluation.estimates import Estimate, mean_interval
 from led_rl.evaluation.metrics import per_problem, shown_ks
-from led_rl.evaluation.records import Record
+from led_rl.evaluation.rows import Record
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from led_rl.evaluation.estimates import (
     ratio_interval,
 )
 from led_rl.evaluation.metrics import is_share, per_problem, shown_ks
-from led_rl.evaluation.records import Record
+from led_rl.evaluation.rows import Record
 from led_rl.evaluation.significance import holm
 
 ARM_COMPARISONS = (("led", "standard"), ("led", "top_k_control"))

@@ -43,7 +43,8 @@ def pass_figure(rows: Sequence[SummaryRow]) -> Figure:
             axes.fill_between(
                 ks, [e.low for e in estimates], [e.high for e in estimates], color=shade, alpha=0.12, lw=0
             )
-        axes.set_xscale("log", base=2)
+        if any(not math.isnan(row.metrics[f"pass@{k}"].value) for row in here for k in ks):
+            axes.set_xscale("log", base=2)
         axes.set_xticks(ks, [str(k) for k in ks])
         axes.set(title=f"{checkpoint} ({max(row.problems for row in here)} problems)", xlabel="samples, k")
         percent_axis(axes)

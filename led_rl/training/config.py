@@ -11,10 +11,10 @@ import torch
 from accelerate import PartialState
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig, ModelConfig
-from trl.trainer.utils import ensure_master_addr_port
 
 from led_rl.data import EXTRACTIONS
 from led_rl.decoding import AGGREGATIONS, OWN_KEYS, DecodingParams, UserError
+from led_rl.engines.environment import meet_on_a_free_port
 from led_rl.methods.properties import DECODINGS
 from led_rl.thinking import END, START
 from led_rl.training.baseline_keys import BaselineKeys, check_trains
@@ -109,7 +109,7 @@ class LEDGRPOConfig(ObservationKeys, ScheduleKeys, EvaluationKeys, BaselineKeys,
 
     def __post_init__(self) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            ensure_master_addr_port()  # a free port, unless one is set: torch's default is the same for every run
+            meet_on_a_free_port()
         if self.deepspeed:
             self._meet_for_deepspeed()
         if self.use_vllm is None:
@@ -158,7 +158,7 @@ class LEDGRPOConfig(ObservationKeys, ScheduleKeys, EvaluationKeys, BaselineKeys,
         """Closes two gaps of transformers' `deepspeed` argument: a single process, and processes without GPUs."""
         if "RANK" not in os.environ:
             # `accelerate launch` sets no rendezvous for a single process, and DeepSpeed then looks for MPI
-            ensure_master_addr_port()
+            meet_on_a_free_port()
             os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
         if not torch.cuda.is_available():
             # transformers would not pass `ddp_backend` on, and every process would think that it is alone

@@ -285,8 +285,11 @@ class LEDGRPOTrainer(LiveEvaluation, ScheduledTrainer):
         """Adds to the metrics of the next log, which holds the mean."""
         self._metrics[self._mode][name].append(value)
 
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        check_gradient(grad_norm, self.state.global_step, bool(self.args.fp16))  # before this step's weights are saved
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        check_gradient(logs, self.state.global_step, bool(self.args.fp16))
         with self.completions.instead_of_trl():
             super().log(logs, start_time)
         depths = [logs[name] for name in sorted(logs, key=_depth_of) if _depth_of(name) >= 0]

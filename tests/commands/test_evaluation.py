@@ -8,11 +8,13 @@ import subprocess
 import time
 
 import pytest
+from chromium import BROWSER, tab
 from conftest import save_tiny_model
 from subprocesses import BIN, ROOT, clean_shell
 
 from led_rl.evaluation.completion_log import read_completions
 from led_rl.evaluation.records import read_manifest, read_records
+from led_rl.reporting.evaluation.folder import read_evaluation
 
 SMALL = ("--max-tokens", "24", "--depth", "4", "--k", "6", "--max-num-seqs", "8", "--chunk", "4")
 
@@ -63,15 +65,22 @@ def adapter_of(base, folder):
     return folder
 
 
-def test_the_recipe_runs_from_a_clean_shell_on_several_architectures(tiny_model, rows, tmp_path):
-    run = tmp_path / "grpo"
-    shutil.copytree(save_tiny_model(tmp_path / "other", layers=5, seed=3), run / "checkpoint-10")
-    models = [f"base={tiny_model}", f"adapter={adapter_of(tiny_model, tmp_path / 'adapter')}", f"grpo={run}"]
+@pytest.fixture(scope="module")
+def evaluated(tiny_model, rows, tmp_path_factory):
+    """Folder and output of a recipe's run from a clean shell, on several architectures."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    run = folder / "grpo"
+    shutil.copytree(save_tiny_model(folder / "other", layers=5, seed=3), run / "checkpoint-10")
+    models = [f"base={tiny_model}", f"adapter={adapter_of(tiny_model, folder / 'adapter')}", f"grpo={run}"]
     benchmarks = [f"{name}={rows / name}.jsonl" for name in ("gsm8k", "aime24")]
     arguments = ["recipes/evaluate_led.yaml", "--checkpoints", *models, "--benchmarks", *benchmarks, "--n", "2"]
-    printed = finished(evaluation(tmp_path / "out", *arguments, "--max-tokens", "16"))
+    return folder / "out", finished(evaluation(folder / "out", *arguments, "--max-tokens", "16"))
+
+
+def test_the_recipe_runs_from_a_clean_shell_on_several_architectures(evaluated):
+    folder, printed = evaluated
     arms = ["standard top_p 0.95 top_k 20", "standard", "top_k_control", "led"]
-    records = [row for row in read_records(tmp_path / "out") if row["kind"] == "problem"]
+    records = [row for row in read_records(folder) if row["kind"] == "problem"]
     labels = ("base", "adapter", "grpo/checkpoint-10")
     assert {(row["checkpoint"], row["benchmark"], row["arm"]) for row in records} == {
         (label, benchmark, arm) for label in labels for benchmark in ("gsm8k", "aime24") for arm in arms
@@ -79,7 +88,7 @@ def test_the_recipe_runs_from_a_clean_shell_on_several_architectures(tiny_model,
     assert len(records) == 3 * 4 * (8 + 4)
     texts = {}
     explored = drawn = 0
-    for row in read_completions(tmp_path / "out"):
+    for row in read_completions(folder):
         texts.setdefault(row["checkpoint"], []).append(row["text"])
         assert len(row["thinking"]) == len(row["token_ids"])
         if row["arm"] == "led":
@@ -93,9 +102,32 @@ def test_the_recipe_runs_from_a_clean_shell_on_several_architectures(tiny_model,
     assert "mean" in printed
     assert "every completion was cut off at max_tokens" in printed
     assert "led − standard top_p 0.95 top_k 20" in printed
-    manifest = read_manifest(tmp_path / "out")
+    manifest = read_manifest(folder)
     assert manifest["environment"]["versions"]["torch"]
     assert manifest["benchmarks"]["aime24"]["reward"] == "math_answer"
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a Chromium: apt-get install chromium")
+def test_its_page_marks_the_tokens_that_led_explored(evaluated, tmp_path):
+    folder, _ = evaluated
+    places = read_evaluation(folder).places
+    rows = list(read_evaluation(folder).completions(places))
+    row = next(row for row in rows if row["arm"] == "led" and "1" in row["explored"])
+    with tab(tmp_path) as page:
+        page.open(folder / "report.html")
+        page.wait_for("document.getElementById('browser')?.dataset.ready")
+        for name in ("benchmark", "checkpoint", "arm"):
+            chosen = f"[...document.querySelectorAll('#filter-{name} option')]"
+            chosen += f".find(option => option.textContent === {row[name]!r}).value"
+            page.run(f"(() => {{ const list = document.querySelector('#filter-{name}'); list.value = {chosen};"
+                     "list.dispatchEvent(new Event('change')); })()")  # fmt: skip
+        cells = f"r.cells[0].textContent === {row['problem']!r} && r.cells[1].textContent === '{row['sample']}'"
+        page.run(f"[...document.querySelectorAll('#rows tr')].find(r => {cells}).click()")
+        page.wait_for("document.querySelector('#side-a pre span')")
+        marked = "document.querySelectorAll('#side-a pre .explored').length"
+        page.wait_for(f"{marked} === {row['explored'].count('1')}")
+        assert page.run("document.querySelector('#side-a pre').textContent").strip()
+        assert page.errors == []
 
 
 def test_the_readme_s_command_on_rows_of_one_s_own(tiny_model, tmp_path):

@@ -101,6 +101,11 @@ def test_rows_that_cannot_be_drawn_harm_nobody(witness, led_server, tiny_model, 
     assert others.result() == witness.expected
     status, text = post(led_server, {**bodies[0], "vllm_xargs": STANDARD, "logprobs": None})
     standard = json.loads(text)["choices"][0]["token_ids"]
+    status, text = post(led_server, {**bodies[0], "vllm_xargs": STANDARD})  # vLLM alone: NaN, and HTTP 400
+    assert status == 200, text
+    choice = json.loads(text, parse_constant=no_constants)["choices"][0]
+    assert choice["token_ids"] == standard
+    assert -9999 in choice["logprobs"]["token_logprobs"]
     rows = 0
     for status, text in answers:
         assert status == 200, text

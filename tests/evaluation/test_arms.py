@@ -5,7 +5,7 @@ import pytest
 from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.evaluation.arms import default_comparisons, parse_arms, sweeps
-from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.rows import EvaluationError
 
 DEFAULTS = {"temperature": 0.6, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_tokens": 100, "depth": 4, "k": 6}
 

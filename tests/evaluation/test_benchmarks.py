@@ -3,6 +3,7 @@
 import base64
 import json
 import pickle
+import re
 import zlib
 from collections import Counter
 
@@ -190,6 +191,21 @@ def test_another_edition_and_a_part_of_a_benchmark_are_remarked(tmp_path):
         ({"source": "x.jsonl", "rows": "many"}, "key 'rows': int expected, got 'many'"),
         ({"source": "x.jsonl", "prompt": "solve this"}, r"prompt must contain {problem}"),
         ({}, "its file names no source"),
+        ({"source": "x.jsonl", "name": " "}, "name: expected a text"),
+        ({"source": "x.jsonl", "answer": "weird"}, "answer must be one of auto, whole, after_hashes, last_box; got"),
+        ({"source": "x.jsonl", "correct_from": float("nan")}, "correct_from: expected a finite number; got nan"),
+        ({"source": "x.jsonl", "rows": 0}, "rows: expected an integer >= 1; got 0"),
+        ({"source": ""}, "source: expected a hub id or a file; got ''"),
+        ({"source": "x.jsonl", "revision": "main"}, "revision is a hub dataset's, and source is a file; got 'main'"),
+        ({"source": "x.jsonl", "choices": {"correct": "a"}, "prompt": "{problem}{options}"}, "choices: expected"),
+        (
+            {
+                "source": "x.jsonl",
+                "choices": {"correct": "a", "incorrect": list("bcdefghijkl")},
+                "prompt": "{problem}{options}",
+            },
+            "incorrect: .1 to 9 COLUMNS.",
+        ),
     ],
 )
 def test_mistakes_in_a_benchmark_s_file(tmp_path, settings, message):
@@ -217,6 +233,27 @@ def test_unusable_rows(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         read_problems(Benchmark("mine", str(path)))
+
+
+def test_hub_revisions_are_commits():
+    for path in known_benchmarks().values():
+        settings = yaml.safe_load(path.read_text())
+        if "/" in settings.get("source", "") and not settings["source"].endswith(".jsonl"):
+            assert re.fullmatch("[0-9a-f]{40}", settings["revision"]), path
+
+
+def test_csv_rows(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text('problem,answer\n"' + "x" * 200_000 + '",1\n')
+    assert len(read_problems(Benchmark("mine", str(path)))[0].problem) == 200_000
+    path.write_text("problem,answer\n1, 2 or 3?,3\n")
+    with pytest.raises(UserError, match=r"p\.csv, row 1: more fields than the header names"):
+        read_problems(Benchmark("mine", str(path)))
+
+
+def test_rows_without_an_id_have_their_number(tmp_path):
+    path = write(tmp_path / "p.jsonl", {"problem": "a", "id": None}, {"problem": "b", "id": None})
+    assert [problem.id for problem in read_problems(Benchmark("mine", str(path)))] == ["1", "2"]
 
 
 def test_columns_are_named_or_missing(tmp_path):

@@ -1,6 +1,7 @@
 """Checkpoints that cannot be evaluated are refused before any weights are loaded, each with one clear line."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -8,9 +9,9 @@ from conftest import save_tiny_model
 
 from led_rl.cli import main as run_cli
 from led_rl.evaluation.arms import parse_arms
-from led_rl.evaluation.checkpoints import check_checkpoints, find_checkpoints, identity
+from led_rl.evaluation.checkpoints import check_checkpoints, find_checkpoints, identity, unread_options
 from led_rl.evaluation.problems import Problem, PromptStyle
-from led_rl.evaluation.records import EvaluationError
+from led_rl.evaluation.rows import EvaluationError
 
 DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_tokens": 100, "depth": 2, "k": 4}
 ARMS = parse_arms(["standard", "top_k_control", "led"], DEFAULTS)
@@ -200,12 +201,56 @@ def test_mistakes_are_one_line_and_leave_no_folder(base, tmp_path, capsys):
         ),
         (["--benchmarks", "gpqa_diamond"], "name your copy: --benchmarks gpqa_diamond=FILE.jsonl"),
         (["--reward", "no_such_reward"], "unknown reward 'no_such_reward'"),
+        (["--model", f"={base}"], "a label and a path expected (LABEL=PATH), got '' and"),
+        (["--model", str(data)], "data.jsonl' is a file, and a checkpoint is a folder"),
+        (["--limit", "1", "--problem-column", "text"], "no problem under the key 'text'; keys: problem, answer"),
+        (["--limit", "1", "--data-parallel", "999"], "data_parallel, tensor_parallel_size: 999 engine processes on"),
+        (["--limit", "1", "--regrade"], "holds no completions to grade anew"),
     ):
         assert run_cli([*command, *wrong]) == 2, message
         printed = capsys.readouterr().err
         assert message in printed
         assert printed.count("\n") == 1
-        assert not output.exists()
+        assert not output.exists() or wrong[-1] == "--regrade"
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: cut(f / "model.safetensors"), "model.safetensors is cut"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is cut"),
+        (lambda f: (f / "config.json").write_text("[]"), "neither a checkpoint folder nor a model"),
+        (
+            lambda f: edit(f / "config.json", model_type="t5", architectures=["T5Model"]),
+            "T5Model is no causal",
+        ),
+        (lambda f: (f / "generation_config.json").write_text("{"), "its generation_config.json cannot be read"),
+        (lambda f: (f / "chat_template.jinja").write_text("{% for %}"), "its chat template fails for problem 'a' of"),
+        (lambda f: (f / "chat_template.jinja").write_text("{{ raise_exception('no systems') }}"), "no systems"),
+        (lambda f: (f / "chat_template.jinja").write_text("{# #}"), "its chat template writes nothing"),
+        (lambda f: (f / "adapter_config.json").write_text("[]"), "names no base model"),
+    ],
+)
+def test_a_broken_checkpoint_is_one_line(base, other, tmp_path, capsys, break_it, message):
+    break_it(other)
+    (tmp_path / "data.jsonl").write_text('{"id": "a", "problem": "1 + 1?", "answer": "2"}\n')
+    command = ["evaluate", "--model", str(base), str(other), "--data", str(tmp_path / "data.jsonl"), "--depth", "2"]
+    command += ["--reward", "math_answer", "--max-tokens", "9", "--engine", "transformers"]
+    assert run_cli([*command, "--output", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert re.search(message, printed), printed
+    assert "checkpoint other" in printed
+    assert printed.count("\n") == 1
+
+
+def test_options_that_a_template_does_not_read_are_remarked(base):
+    models = check_checkpoints({"base": str(base)}, PROBLEMS, ARMS, PromptStyle())
+    style = PromptStyle(None, {"enable_thinking": False, "messages": []})
+    assert unread_options(models, style) == ["checkpoint base: its chat template does not read 'enable_thinking'"]
 
 
 def test_golds_may_be_dropped_and_temperature_0_is_warned_about(base, tmp_path, capsys):

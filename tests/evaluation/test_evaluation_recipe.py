@@ -108,6 +108,16 @@ def test_the_flags_of_old_are_keys():
         (["--bad-golds", "keep"], "bad_golds must be one of refuse, drop; got 'keep'"),
         (["--correct-from", "inf"], "correct_from: expected a finite number"),
         (["stray"], "--key value expected, got 'stray'"),
+        (["--n", "100000000"], "n: expected an integer >= 1 and <= 100000, got 100000000"),
+        (["--top-k", str(2**40)], "top_k: expected an integer >= 1, or 0 for no limit, got 1099511627776"),
+        (["--max-num-seqs", "1000000"], "max_num_seqs: expected an integer >= 1 and <= 65536"),
+        (["--decodings", "led", "--arms", "led"], "'decodings' is another name of 'arms'"),
+        (["--report-to", "none,wandb"], "report_to: none stands alone"),
+        (["--dtype", "float7"], "dtype must be one of auto, .*got 'float7'"),
+        (["--engine", "transformers", "--dtype", "float16"], "dtype: engine: transformers has no such option"),
+        (["--engine", "transformers", "--engine-arguments", "{x: 1}"], "engine_arguments: engine: transformers has no"),
+        (["--engine-arguments", "{depth: 3}"], "engine_arguments: depth follows from the recipe's arms"),
+        (["--chat-template-options", "{tokenize: false}"], "chat_template_options: tokenize is set by the evaluation"),
     ],
 )
 def test_mistakes_are_named(recipe, arguments, message):
@@ -124,9 +134,28 @@ def test_what_must_be_there(tmp_path):
         load_evaluation([write(tmp_path / "a.yaml", checkpoints=["x"])])
     with pytest.raises(UserError, match=r"recipe 'nowhere\.yaml' does not exist"):
         load_evaluation(["nowhere.yaml"])
-    (tmp_path / "bad.yaml").write_text("checkpoints: [")
-    with pytest.raises(UserError, match="not YAML"):
-        load_evaluation([str(tmp_path / "bad.yaml")])
+    bad = {"checkpoints: [": "not YAML", "n: 2\nn: 3": "not YAML: the key 'n' stands twice", "[n]": "lines expected"}
+    for text, message in bad.items():
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(UserError, match=message):
+            load_evaluation([str(tmp_path / "bad.yaml")])
+
+
+def test_a_file_of_another_system_is_read_alike(tmp_path):
+    (tmp_path / "windows.yaml").write_bytes(b"\xef\xbb\xbfcheckpoints: [a]\r\nbenchmarks: [gsm8k]\r\nn: 3\r\n")
+    assert load_evaluation([str(tmp_path / "windows.yaml")]).n == 3
+
+
+def test_arms_on_the_command_line_may_hold_lists_and_mappings(recipe):
+    arms = {
+        "led T [0.2, 0.6]": ["led T 0.2", "led T 0.6"],
+        "led T [0.2,0.6],standard": ["led T 0.2", "led T 0.6", "standard"],
+        "led latent_layers [3,2]": ["led latent_layers [3, 2]"],
+        "{name: a, decoding: led, temperature: [0.2, 1]}": ["a T 0.2", "a T 1"],
+    }
+    for text, names in arms.items():
+        loaded = load_evaluation([recipe, "--arms", text])
+        assert list(parse_arms(loaded.arms, loaded.arm_defaults)) == names
 
 
 def test_a_baseline_that_is_no_arm():

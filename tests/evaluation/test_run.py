@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from led_rl.evaluation.arms import parse_arms
 from led_rl.evaluation.estimates import pass_at_k
 from led_rl.evaluation.grading import Grading, try_reward
 from led_rl.evaluation.problems import Problem, weights_of
-from led_rl.evaluation.records import EvaluationError, read_records
+from led_rl.evaluation.records import read_records
+from led_rl.evaluation.rows import EvaluationError
 from led_rl.evaluation.run import Checkpoint, Plan, Task, evaluate
 from led_rl.evaluation.summary import summarise, write_summary
 from led_rl.thinking import ThinkMarkers
@@ -228,6 +230,37 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path, kilobytes):
     assert "cannot be written: File too large; what was generated before is kept: make room and start again" in last
     assert untimed(run(tmp_path / "full")) == untimed(whole)
     assert sorted_completions(tmp_path / "full") == sorted_completions(tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 16 KiB, and a function that makes room on it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(*options):
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(disk)]
+        return shutil.which("mount") and subprocess.run(command, capture_output=True).returncode == 0
+
+    if not mount("size=16k"):
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        yield disk, lambda: mount("remount", "size=4m")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_file_system_without_room_is_one_line_and_the_run_goes_on(small_disk, tmp_path):
+    whole, (disk, make_room) = run(tmp_path / "whole"), small_disk
+    for _ in range(3):  # a start without room loses nothing either
+        with pytest.raises(EvaluationError, match="cannot be written: No space left on device; what was generated"):
+            run(disk / "out")
+    done = len(completions_of(disk / "out"))
+    assert make_room()
+    engine = ScriptedEngine()
+    assert untimed(run(disk / "out", engine)) == untimed(whole)
+    assert 0 < done == 84 - len(engine.asked)
+    assert sorted_completions(disk / "out") == sorted_completions(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("left_of_last_line", [0, 1, 30])

@@ -1,7 +1,7 @@
 """TRL's documented examples through TRL's trainer and LEDGRPOTrainer; tests/training/test_swap.py judges.
 
 swap_probe.py swap MODEL FOLDER     both classes, standard decoding, transformers generation
-swap_probe.py led MODEL FOLDER      LEDGRPOTrainer, LED on vLLM: what a loop of tools, a rollout_func, evaluation log
+swap_probe.py led MODEL FOLDER      LEDGRPOTrainer, LED on vLLM: the same examples, and weights that turn NaN
 swap_probe.py uneven MODEL FOLDER   by torchrun on two processes, of which one alone calls tools
 """
 
@@ -17,12 +17,14 @@ prepare_training()
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
 import torch  # noqa: E402
+import trl.generation.vllm_generation as trl_generation  # noqa: E402
 import trl.trainer.grpo_trainer as trl_grpo_trainer  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from peft import LoraConfig  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
+from transformers import AutoTokenizer, TrainerCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
+from led_rl.decoding import UserError  # noqa: E402
 from led_rl.training.config import LEDGRPOConfig  # noqa: E402
 from led_rl.training.trainer import LEDGRPOTrainer  # noqa: E402
 
@@ -248,10 +250,25 @@ def errors(model: str, folder: Path) -> dict[str, str]:
     return found
 
 
+def share_engines() -> None:
+    """Trainers that ask for the same engine get one: starting one takes longer than training here."""
+    build, engines = trl_generation.LLM, {}
+
+    def engine(**arguments):
+        key = repr(sorted(arguments.items()))
+        if key not in engines:
+            engines[key] = build(**arguments)
+        return engines[key]
+
+    trl_generation.LLM = engine
+
+
 def led(model: str, folder: Path) -> dict:
+    share_engines()
     facts = {}
     jobs = {
-        "tools": EXAMPLES["tools"],
+        **{name: EXAMPLES[name] for name in ("quick start", "custom reward", "several rewards", "tools", "environment",
+                                             "adapter", "iterable")},
         "rollout_func": {"rollout_func": rollout_by_engine, "config": {"train_support": "vocabulary"}},
         "evaluation": {**EXAMPLES["evaluation"], "config": {**EXAMPLES["evaluation"]["config"], "max_steps": 3}},
         "stop strings": {"config": {"generation_kwargs": {"stop": list("aeiou")}, "mask_truncated_completions": True,
@@ -260,9 +277,10 @@ def led(model: str, folder: Path) -> dict:
     for name, example in jobs.items():
         trainer = build(Recorder, LEDGRPOConfig, model, folder / "led", example, **VLLM)
         kwargs = json.dumps(trainer.args.generation_kwargs)
+        before = outcome(trainer)["parameters"]
         trainer.train()
         assert json.dumps(trainer.args.generation_kwargs) == kwargs
-        facts[name] = outcome(trainer) | {"scored": trainer.scored, "ends": trainer.eos_token_ids}
+        facts[name] = outcome(trainer) | {"before": before, "scored": trainer.scored, "ends": trainer.eos_token_ids}
         print(name, flush=True)
         del trainer
     trainer = build(LEDGRPOTrainer, LEDGRPOConfig, model, folder / "led", {"rollout_func": rollout_by_transformers},
@@ -271,7 +289,45 @@ def led(model: str, folder: Path) -> dict:
         trainer.train()
     except RuntimeError as error:
         facts["foreign rollouts"] = str(error)
+    facts["weights"] = weights_that_turn_nan(model, folder / "weights")
     return facts
+
+
+class BreaksWeights(TrainerCallback):
+    """Makes a weight NaN before the rollout of step 3."""
+
+    def on_step_begin(self, args, state, control, model=None, **_):
+        if state.global_step == 2:
+            with torch.no_grad():
+                model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+
+
+def weights_that_turn_nan(model: str, folder: Path) -> dict:
+    """What a run of 4 steps that saves each of them says, what it leaves, and what one resumed from there logs.
+
+    Weights turn NaN after the rollout of step 3, or before it, so that the engine samples with them.
+    """
+    config = {"config": {"max_steps": 4, "save_strategy": "steps", "save_steps": 1, "logging_steps": 2}}
+    found = {}
+    for when in ("after the rollout", "before the rollout"):
+        trainers = []
+
+        def breaks_weights(completions, trainer_state=None, trainers=trainers, **_):
+            if trainer_state.global_step == 2:
+                BreaksWeights().on_step_begin(None, trainer_state, None, trainers[0].model)
+            return letters(completions)
+
+        broken = {"reward_funcs": breaks_weights} if when == "after the rollout" else {"callbacks": [BreaksWeights()]}
+        trainers.append(build(LEDGRPOTrainer, LEDGRPOConfig, model, folder / when, broken | config, **VLLM))
+        try:
+            trainers[0].train()
+            found[when] = {"error": None}
+        except UserError as error:
+            found[when] = {"error": str(error)}
+        found[when]["left"] = sorted(path.name for path in (folder / when).glob("checkpoint-*"))
+    trainer = build(LEDGRPOTrainer, LEDGRPOConfig, model, folder / "after the rollout", config, **VLLM)
+    trainer.train(resume_from_checkpoint=True)
+    return found | {"resumed": trainer.state.log_history, "parameters": outcome(trainer)["parameters"]}
 
 
 def uneven(model: str, folder: Path) -> dict:

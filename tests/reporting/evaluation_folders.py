@@ -88,7 +88,7 @@ def write_folder(
                     thought = [row["thinking"].count("1") for row in rows]
                     records.append(
                         {
-                            "kind": "problem", **key, "problem": f"p{problem}",
+                            "kind": "problem", **key, "problem": f"p{problem}", "gold": str(problem),
                             "rewards": [None if flag is None else float(flag) for flag in correct], "correct": correct,
                             "extracted": [HOSTILE[1] if hostile else str(problem), *[None] * (samples - 1)],
                             "thinking_tokens": thought,

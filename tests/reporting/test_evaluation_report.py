@@ -157,6 +157,14 @@ def test_the_command_writes_everything_and_names_it(tmp_path, capsys):
     assert "<title>A &lt;title&gt;</title>" in (tmp_path / "new" / "report.html").read_text()
 
 
+def in_summary(folder, name, changes):
+    """Changes a figure of the first row, or takes it out."""
+    rows = json.loads((folder / "summary.json").read_text())
+    metrics = rows[0]["metrics"]
+    metrics[name] = metrics["pass@1"] | changes if changes is not None else None
+    (folder / "summary.json").write_text(json.dumps(rows))
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -167,10 +175,25 @@ def test_the_command_writes_everything_and_names_it(tmp_path, capsys):
             "manifest.json is no JSON",
         ),
         (lambda folder: (write_folder(folder, 1), (folder / "summary.json").write_text('[{"a": 1}]')), "is damaged"),
+        (lambda folder: (write_folder(folder, 1), in_summary(folder, "pass@x", {})), "is damaged"),
+        (lambda folder: (write_folder(folder, 1), in_summary(folder, "pass@1", {"value": "x"})), "is damaged"),
+        (lambda folder: (write_folder(folder, 1), in_summary(folder, "wall_s", None)), "is damaged"),
         (lambda folder: (write_folder(folder, 1), (folder / "records.jsonl").write_text("")), "no graded problem yet"),
         (
             lambda folder: (write_folder(folder, 1), (folder / "completions.jsonl").write_text("x\n{}\n")),
             "completions.jsonl line 1 is damaged",
+        ),
+        (
+            lambda folder: (write_folder(folder, 1), (folder / "manifest.json").write_text('{"arms": [1]}')),
+            "manifest.json: 'arms' is not as led-rl evaluate writes it: [1]",
+        ),
+        (
+            lambda folder: (
+                write_folder(folder, 1),
+                (folder / "summary.json").unlink(),
+                (folder / "summary.json").mkdir(),
+            ),
+            "Is a directory",
         ),
     ],
 )

@@ -37,6 +37,7 @@ def test_inspect_s_own_reader_opens_the_logs(tmp_path, capsys):
     for sample in log.samples:
         place = (sample.id, sample.epoch - 1)
         verdict = evaluation.verdict(group, *place)
+        assert sample.target == place[0].removeprefix("p")
         assert sample.output.completion == rows[place]["text"]
         assert (sample.output.stop_reason == "stop") == verdict.finished
         if verdict.correct is None:
@@ -71,6 +72,7 @@ def test_parquet_holds_every_completion_with_its_verdict(tmp_path):
             place.group.checkpoint, place.group.arm, place.problem, place.sample,
         )  # fmt: skip
         assert row["text"] == storable(HOSTILE[(int(place.problem[1:]) + place.sample) % len(HOSTILE)])
+        assert row["gold"] == place.problem.removeprefix("p")
         assert (row["correct"], row["reward"], row["finished"]) == (verdict.correct, verdict.reward, verdict.finished)
     assert json.loads(dataset[0]["statistics"])["confidence"] == 0.8
 

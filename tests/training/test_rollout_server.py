@@ -74,6 +74,7 @@ def trainer_of(led_server, tiny_model, tmp_path, monkeypatch):
             reward_funcs=lambda completions, **_: [float(len(set(text))) for text in completions],
             args=args,
             train_dataset=Dataset.from_dict({"prompt": [p.format(c) for c in "abcd" for p in PROMPTS]}),
+            eval_dataset=Dataset.from_dict({"prompt": [PROMPTS[0].format(c) for c in "xyz"]}),
             processing_class=AutoTokenizer.from_pretrained(tiny_model, padding_side="left"),
         )
 
@@ -85,7 +86,8 @@ DECODINGS = [LED, DecodingParams("top_k_control", k=2, depth=6), DecodingParams(
 
 @pytest.mark.parametrize("decoding", DECODINGS, ids=lambda decoding: decoding.decoding)
 def test_rollouts_from_a_server_are_drawn_with_the_trainer_s_decoding(trainer_of, reference, decoding):
-    trainer = trainer_of(decoding)
+    live = {"eval_strategy": "steps", "eval_steps": 1, "eval_samples": 2, "eval_decodings": ["standard", "led"]}
+    trainer = trainer_of(decoding, **live)
     prompts = [THINKING] * 4 + [CLOSED] * 4
     _, completions, logprobs, _ = trainer.vllm_generation.generate(prompts, None, 4)
     explored = 0
@@ -96,6 +98,8 @@ def test_rollouts_from_a_server_are_drawn_with_the_trainer_s_decoding(trainer_of
     entry = next(entry for entry in trainer.state.log_history if "reward" in entry)
     assert entry["rollout/thinking_length"] > 1
     assert entry["time/rollout"] > 0
+    (evaluated,) = (entry for entry in trainer.state.log_history if "eval_led_pass@2" in entry)
+    assert all(1 <= evaluated[f"eval_{name}_length"] <= 12 for name in ("standard", "led"))
     told = {name for name in entry if name.startswith("led/")} - {"led/support_mass"}
     if decoding.decoding != "led":
         assert told == set()

@@ -118,6 +118,40 @@ def test_a_turn_that_does_not_think_is_no_error(facts_of):
         assert math.isfinite(entry["loss"])
 
 
+@pytest.mark.parametrize(
+    "example", ["quick start", "custom reward", "several rewards", "environment", "adapter", "iterable"]
+)
+def test_an_example_of_trl_s_trains_with_led_on_vllm(facts_of, example):
+    found = facts_of("led")[example]
+    steps = logged(found)
+    assert [entry["step"] for entry in steps] == [1, 2]
+    for entry in steps:
+        assert 0 < entry["led/explored_fraction"] < 1
+        assert entry["rollout/total_length"] == pytest.approx(entry["completions/mean_length"])
+        assert math.isfinite(entry["loss"])
+        assert math.isfinite(entry["reward"])
+    assert all(torch.isfinite(parameter).all() for parameter in found["parameters"].values())
+    moved = {name: (found["parameters"][name] - before).abs().max() for name, before in found["before"].items()}
+    assert max(moved.values()) > 1e-4
+    if example == "adapter":  # merging for the engine and unmerging rounds the weights beneath
+        assert all(change < 1e-6 for name, change in moved.items() if "lora_" not in name)
+    if example == "environment":
+        assert sum(entry["tools/call_frequency"] for entry in steps) > 0
+    if example == "custom reward":
+        assert all(entry["longest"] > 0 for entry in steps)
+
+
+@pytest.mark.parametrize("when", ["after the rollout", "before the rollout"])
+def test_weights_that_turn_nan_end_the_run_before_they_are_saved(facts_of, when):
+    """`logging_steps` is 2, and step 3 is not logged."""
+    found = facts_of("led")["weights"]
+    assert "the gradient of step 3 is nan" in found[when]["error"]
+    assert "\n" not in found[when]["error"]
+    assert found[when]["left"] == ["checkpoint-1", "checkpoint-2"]
+    assert [entry["step"] for entry in logged({"log_history": found["resumed"]})] == [2, 4]
+    assert all(torch.isfinite(parameter).all() for parameter in found["parameters"].values())
+
+
 def test_a_rollout_func_that_samples_through_the_engine_logs_led(facts_of):
     for entry in logged(facts_of("led")["rollout_func"]):
         assert 0 < entry["led/explored_fraction"] < 1

@@ -59,6 +59,7 @@ def _install(version: str) -> None:
     register_models()
     draw_in_runner_v1()
     hand_on_statistics()
+    keep_logprobs_numbers()
     raise_after_an_error()
     from vllm.platforms import current_platform
 
@@ -145,6 +146,28 @@ def hand_on_statistics() -> None:
     replace(Scheduler, "update_from_output", hand_sums_on)
     replace(OutputProcessor, "process_outputs", name_and_count)
     replace(OutputProcessor, "__init__", register_counters)
+
+
+def keep_logprobs_numbers() -> None:
+    """A standard row whose logits are no distribution has log-probabilities of -inf, which a server writes as -9999.
+
+    Symptom: a request that asks for log-probabilities of such a row (all tokens masked) is HTTP 400 "Out of range float
+    values are not JSON compliant". Cause: they are NaN, and JSON has none. See SOURCE/v1/engine/logprobs.py. Rows that
+    LED draws have a log-probability of 0 there (led_rl/sampler/final_layer.py).
+    """
+    import numpy as np
+    from vllm.v1.engine.logprobs import LogprobsProcessor
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def _update_sample_logprobs(self: Any, logprobs_lists: Any) -> Any:
+            if np.isnan(logprobs_lists.logprobs).any():
+                known = [np.where(np.isnan(row), -np.inf, row) for row in logprobs_lists.logprobs]
+                logprobs_lists = logprobs_lists._replace(logprobs=known)
+            return original(self, logprobs_lists)
+
+        return _update_sample_logprobs
+
+    replace(LogprobsProcessor, "_update_sample_logprobs", make)
 
 
 def keep_weights_replaceable() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from led_rl.evaluation.estimates import Floats
 from led_rl.evaluation.layers.reader import LayerReader
-from led_rl.evaluation.records import Record
+from led_rl.evaluation.rows import Record
 
 _LOGITS_AT_ONCE = 1 << 24
 

@@ -106,6 +106,11 @@ def recorded_thoughts(tokenizer: Any, folder: Path, arm: str | None, limit: int 
         prompt = list(tokenizer(row["prompt"], add_special_tokens=False)["input_ids"])
         if not row.get("token_ids"):
             raise AnalysisError(f"--data {folder}: the evaluation recorded no token ids; allowed: one that keeps them")
+        if (largest := max(row["token_ids"])) >= len(tokenizer):
+            raise AnalysisError(
+                f"--data {folder}: problem {row['problem']!r} holds token {largest}, and the model's tokenizer has "
+                f"{len(tokenizer)}: another model wrote it"
+            )
         flags = [[flag == "1" for flag in row.get(name) or ""] for name in ("thinking", "explored")]
         thoughts.append(Thought(problem, prompt, row["token_ids"][:longest], flags[0][:longest], flags[1] or None))
     if not thoughts:

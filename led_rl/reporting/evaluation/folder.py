@@ -12,8 +12,9 @@ from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.evaluation.arms import Arm
 from led_rl.evaluation.estimates import Estimate
-from led_rl.evaluation.records import COMPLETIONS, MANIFEST, RECORDS, EvaluationError, Record, read_records
-from led_rl.evaluation.summary import ARM_COMPARISONS, SummaryRow, summarise
+from led_rl.evaluation.records import COMPLETIONS, MANIFEST, RECORDS, read_manifest, read_records
+from led_rl.evaluation.rows import EvaluationError, Record, check_row
+from led_rl.evaluation.summary import ARM_COMPARISONS, SummaryRow, pass_ks, summarise
 
 SUMMARY = "summary.json"
 
@@ -81,6 +82,10 @@ class EvaluationFolder:
             *(record[name][sample] for name in ("thinking_tokens", "answer_tokens", "finished")),
         )
 
+    def gold(self, group: Group, problem: str) -> str | None:
+        """The problem's gold as text; None in folders of older versions, and where it is none."""
+        return self.by_place[group, problem].get("gold")
+
     @cached_property
     def places(self) -> list[Place]:
         """Where each graded completion stands in completions.jsonl; of one that is there twice, the later row."""
@@ -109,9 +114,11 @@ class EvaluationFolder:
                 if broken:
                     raise EvaluationError(f"{path} line {broken} is damaged, and lines follow it")
                 try:
-                    yield json.loads(line), offset
+                    row = json.loads(line)
                 except ValueError:
                     broken = number
+                else:
+                    yield check_row(row, path, number), offset
                 offset += len(line)
 
     @property
@@ -150,9 +157,7 @@ def read_evaluation(folder: str | Path) -> EvaluationFolder:
     for name in (MANIFEST, RECORDS):
         if not (path / name).is_file():
             raise EvaluationError(f"{path} is no evaluation: it lacks {name}, which `led-rl evaluate` writes")
-    manifest = _json(path / MANIFEST)
-    if not isinstance(manifest, dict):
-        raise EvaluationError(f"{path / MANIFEST} is no JSON object")
+    manifest = read_manifest(path)
     records = read_records(path)
     problems = [record for record in records if record["kind"] == "problem"]
     if not problems:
@@ -170,8 +175,10 @@ def _summary(path: Path, manifest: Mapping[str, Any], records: Sequence[Record])
             for row in _json(summary):
                 metrics = {name: _estimate(values) for name, values in row["metrics"].items()}
                 kept = {name: value for name, value in row.items() if name in names}
-                rows.setdefault(row.get("benchmark") or "", []).append(SummaryRow(**kept | {"metrics": metrics}))
-        except (KeyError, TypeError, AttributeError) as error:
+                made = SummaryRow(**kept | {"metrics": metrics})
+                _check_summary(made)
+                rows.setdefault(row.get("benchmark") or "", []).append(made)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise EvaluationError(f"{summary} is damaged ({error!r}); delete it: it is computed anew") from error
         return rows
     pairs = manifest.get("comparisons")
@@ -179,6 +186,17 @@ def _summary(path: Path, manifest: Mapping[str, Any], records: Sequence[Record])
     for row in summarise(records, arm_comparisons=compared):
         rows.setdefault(row.benchmark, []).append(row)
     return rows
+
+
+def _check_summary(row: SummaryRow) -> None:
+    """Raises KeyError, TypeError or ValueError for a row that write_summary did not write."""
+    if not (isinstance(row.checkpoint, str) and isinstance(row.arm, str)):
+        raise TypeError("checkpoint and arm are texts")
+    for name in ("truncated", "wall_s", "tokens_per_s"):
+        row.metrics[name]
+    pass_ks([row])
+    for estimate in row.metrics.values():
+        math.isnan(estimate.value + estimate.low + estimate.high + estimate.n)
 
 
 def _estimate(values: Mapping[str, Any]) -> Estimate:

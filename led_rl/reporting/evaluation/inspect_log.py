@@ -110,7 +110,7 @@ def _sample(folder: EvaluationFolder, place: Place, row: dict[str, Any]) -> Any:
         id=storable(place.problem),
         epoch=place.sample + 1,
         input=prompt,
-        target="",  # records hold verdicts, not golds
+        target=storable(folder.gold(place.group, place.problem)) or "",
         messages=[ChatMessageUser(content=prompt), output.message],
         output=output,
         scores=scores,

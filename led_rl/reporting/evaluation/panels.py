@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from led_rl.evaluation.arms import sweeps
 from led_rl.evaluation.estimates import Estimate, Floats, shows_difference
-from led_rl.evaluation.records import Record
+from led_rl.evaluation.rows import Record
 from led_rl.evaluation.summary import SummaryRow, pass_ks
 from led_rl.reporting.evaluation.folder import EvaluationFolder, group_of
 from led_rl.reporting.style import FAINT, HIGHER, INK, LOWER, MARKERS, colour, percent_axis, styled
@@ -38,8 +38,8 @@ def pass_panels(folder: EvaluationFolder) -> list[Panel]:
     panels = []
     for benchmark, checkpoint, rows in _plain(folder):
         ks = pass_ks(rows)
-        if len(ks) < 2:
-            continue
+        if len(ks) < 2 or all(math.isnan(row.metrics[f"pass@{k}"].value) for row in rows for k in ks):
+            continue  # one sample each, or none that could be judged
         axes = _axes(_title(benchmark, checkpoint), "samples, k", f"pass@k, {rows[0].problems} problems")
         for index, row in enumerate(rows):
             _curve(axes, ks, [row.metrics[f"pass@{k}"] for k in ks], row.arm, index)

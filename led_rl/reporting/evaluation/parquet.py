@@ -33,7 +33,7 @@ def write_parquet(folder: EvaluationFolder, path: Path) -> Path:
             "finished": flag,
             "reward": Value("float64"),
             "correct": flag,
-            "extracted": text,
+            **dict.fromkeys(("gold", "extracted"), text),
             **dict.fromkeys(("thinking_tokens", "answer_tokens"), count),
             "statistics": text,
         }
@@ -59,6 +59,7 @@ def _rows(folder: EvaluationFolder) -> Iterator[dict[str, Any]]:
             **{name: row.get(name) for name in ("seed", "prompt", "text", "thinking", "explored")},
             "token_ids": row.get("token_ids") or [],
             **verdict._asdict(),
+            "gold": folder.gold(place.group, place.problem),
             "statistics": json.dumps(row.get("statistics")),
         }
         yield {name: storable(value) for name, value in values.items()}

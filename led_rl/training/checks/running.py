@@ -28,9 +28,12 @@ def check_rewards(rewards: torch.Tensor, names: Sequence[str]) -> None:
         )
 
 
-def check_gradient(logs: dict[str, Any], step: int, loss_is_scaled: bool) -> None:
-    """Raises TrainingError if the gradient that a step logs is no number; scaled losses (fp16) overflow at times."""
-    norm = logs.get("grad_norm")
+def check_gradient(norm: Any, step: int, loss_is_scaled: bool) -> None:
+    """Raises TrainingError if a step's gradient norm is no number; scaled losses (fp16) overflow at times.
+
+    Args:
+        norm: a number, a tensor of one, or None where the step measured none.
+    """
     if norm is None or math.isfinite(float(norm)) or loss_is_scaled:
         return
     raise TrainingError(

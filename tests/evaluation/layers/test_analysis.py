@@ -251,9 +251,10 @@ def test_texts_and_records_are_read_as_they_are(models, tmp_path, capsys):
     folder.mkdir()
     row = {
         "kind": "completion", "checkpoint": "base", "arm": "led", "chunk": 0, "sample": 0, "prompt": "<think>",
-        "token_ids": [7, 8, 9], "thinking": "110", "explored": "010",
+        "text": "", "token_ids": [7, 8, 9], "thinking": "110", "explored": "010", "finished": True,
     }  # fmt: skip
-    lines = [row | {"problem": str(i)} for i in range(2)] + [{"kind": "chunk"}]
+    chunk = {key: row[key] for key in ("checkpoint", "arm", "chunk")} | {"problems": 2, "wall_s": None, "tokens": 6}
+    lines = [row | {"problem": str(i)} for i in range(2)] + [{"kind": "chunk", **chunk}]
     (folder / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert main(["analyse", models[0], "--data", str(folder), "--output", str(tmp_path / "b")]) == 0
     found = json.loads((tmp_path / "b" / "analysis.json").read_text())["before"]

@@ -14,12 +14,12 @@ def test_an_infinite_reward_is_an_error_and_none_is_not():
 
 
 def test_a_gradient_that_is_no_number_is_an_error():
-    check_gradient({"loss": 0.0}, 1, False)
-    check_gradient({"grad_norm": 0.5}, 1, False)
-    check_gradient({"grad_norm": float("inf")}, 1, True)  # a scaled loss overflowed: the step was skipped
+    check_gradient(None, 1, False)
+    check_gradient(torch.tensor(0.5), 1, False)
+    check_gradient(float("inf"), 1, True)  # a scaled loss overflowed: the step was skipped
     for norm in (float("nan"), torch.tensor(float("inf"))):
         with pytest.raises(TrainingError, match="the gradient of step 7 is"):
-            check_gradient({"grad_norm": norm}, 7, False)
+            check_gradient(norm, 7, False)
 
 
 def test_a_step_without_any_reward_has_a_progress_line():
