@@ -39,7 +39,7 @@ def serve(
     # The entry point `vllm` itself asks for the metadata of a distribution named vllm, which the CPU build lacks.
     given = EngineOptions.from_environment()
     support, final_entropy = given.support, given.final_entropy  # for trainers: launch/serve_rollouts.sh
-    captured = EngineOptions(depth, latent_layers, final_entropy, support, max_k, baselines)
+    captured = EngineOptions(depth, latent_layers, final_entropy, support, max_k, baselines=baselines)
     with engine_environment(captured, default):
         from vllm.entrypoints.cli.serve import ServeSubcommand
         from vllm.utils.argparse_utils import FlexibleArgumentParser
