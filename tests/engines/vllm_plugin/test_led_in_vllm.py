@@ -211,7 +211,7 @@ def test_statistics_are_the_sums_of_the_traced_rows(engine):
     ("extra_args", "message"),
     [
         ({"led": 1, "led_depht": 4}, "led_depht"),
-        ({"led": 1, "led_depth": 9}, "captures"),
+        ({"led": 1, "led_depth": 10}, "captures"),
         ({"led": 1, "led_depth": 99}, "12"),
         ({"led": 1, "led_k": 0}, "led_k"),
         ({"led_decoding": "doll"}, "standard, led, top_k_control, led_reference"),

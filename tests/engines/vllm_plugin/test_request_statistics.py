@@ -24,10 +24,13 @@ def statistics_of(output) -> dict | None:
     return (output.kv_transfer_params or {}).get(KEY)
 
 
+DEPTHS = 11  # none, and each captured layer of the shared engine: LED's 7, and the 3 that DoLa reads besides
+
+
 def expected_statistics(draws: list) -> dict:
     """From the traced draws of a request."""
     sums = dict.fromkeys(STATISTICS, 0.0)
-    depths = [0] * 11  # and one for each captured layer of the engine: LED's 7, and the 3 that DoLa reads besides
+    depths = [0] * DEPTHS
     for draw, at in draws:
         policy = draw.policy[at].double()
         sums["rows"] += 1
@@ -80,7 +83,7 @@ def test_outputs_hold_the_statistics_of_their_traced_rows_and_add_up_to_the_engi
     for name in ("confidence", "entropy_mu"):
         assert totals[name] == pytest.approx(sum(s[name] * s["rows"] for s in told if s["rows"]))
     depths = [sum(column) for column in zip(*(s["depth"] for s in told), strict=True)]
-    assert depths == [totals[f"depth_{j}"] for j in range(8)]
+    assert depths == [totals[f"depth_{j}"] for j in range(DEPTHS)]
 
 
 def test_a_request_that_a_stop_string_ends_has_its_statistics(engine):
