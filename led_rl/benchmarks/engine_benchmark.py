@@ -25,6 +25,7 @@ from led_rl.benchmarks.machine import machine, versions
 from led_rl.benchmarks.shapes import BenchmarkModel, read_checkpoint, write_shape
 from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
+from led_rl.methods.properties import PROPERTIES
 from led_rl.sampler.capture_options import admitting
 from led_rl.terminal.progress_bar import ProgressBar, progress_bar
 
@@ -170,10 +171,15 @@ def arms_of(settings: Settings) -> dict[str, DecodingParams]:
         "led_coin": led,
         "led_marginal": replace(led, draw="marginal"),
         "led_reference": replace(led, decoding="led_reference"),
-        **{name: DecodingParams(name, think_only=False) for name in BASELINE_ARMS},
+        **{name: DecodingParams(name, think_only=False, **_without_end(name)) for name in BASELINE_ARMS},
     }
     arms = {name: arm for name, arm in arms.items() if name in (STANDARD, *settings.arms)}
     return arms | ({PLAIN: DecodingParams()} if settings.with_plain else {})
+
+
+def _without_end(decoding: str) -> dict[str, Any]:
+    """What a decoding needs to think to the end: no cold stop."""
+    return {"soft_cold_stop_length": 0} if "soft_cold_stop_length" in PROPERTIES[decoding].numbers else {}
 
 
 def find_temperature(fraction: float, block: Any, prompts: list[list[int]], sampling: Sampling) -> float:

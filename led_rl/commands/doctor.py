@@ -21,6 +21,7 @@ from led_rl.engines.environment import has_gpu
 from led_rl.engines.self_check import (
     Check,
     check_architecture,
+    check_decodings,
     check_engine,
     check_markers,
     check_runner,
@@ -119,6 +120,7 @@ def check_machine(options: argparse.Namespace) -> Iterator[Check]:
     except Exception as error:
         yield Check("model runner", "FAIL", one_line(error))
         return
+    yield check_decodings()
     if not options.model:
         return
     depth = options.depth or 8

@@ -8,6 +8,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from led_rl.decoding import DecodingParams
+from led_rl.methods.properties import PROPERTIES
 from led_rl.thinking import END, START, MissingMarkersError
 
 if TYPE_CHECKING:
@@ -72,6 +73,17 @@ def check_runner() -> Check:
     if not HAS_TRITON:
         return Check("model runner", "ok", "V1: vLLM finds no Triton, which V2 needs")
     return Check("model runner", "ok", "V2, unless the model or an option asks for V1 (name a MODEL to know)")
+
+
+def check_decodings() -> Check:
+    """The decodings that requests may ask for, and which of them an engine must be started for."""
+    others = [
+        name if properties.keeps_graphs else f"{name} (with enforce_eager)"
+        for name, properties in PROPERTIES.items()
+        if properties.own_keys
+    ]
+    always = [name for name, properties in PROPERTIES.items() if not properties.own_keys]
+    return Check("decodings", "ok", f"{', '.join(always)}; of an engine that admits them: {', '.join(others)}")
 
 
 def check_architecture(config: Any, depth: int) -> Check:

@@ -126,6 +126,8 @@ def _vllm_options(
         options["dtype"] = recipe.dtype
     if recipe.tensor_parallel_size > 1:
         options["tensor_parallel_size"] = recipe.tensor_parallel_size
+    if not all(decoding.properties.keeps_graphs for decoding in decodings):
+        options["enforce_eager"] = True
     if not has_gpu():  # vLLM on CPU ends on a seeded request whose prompt is prefilled in chunks
         options["enable_chunked_prefill"] = False
     return options | recipe.engine_arguments

@@ -13,6 +13,7 @@ class Properties:
             been built to admit it.
         has_log_probability: every token has a log-probability under the policy it was drawn from. Without one a
             trainer cannot weigh it.
+        is_reproduced: a trainer's own forward pass computes the policy that a token was drawn from.
         keeps_graphs: the engine may replay CUDA graphs while it decodes so.
         keeps_prefix_cache: what it computes for a token depends on the token ids before it alone, so that the KV cache
             of a prefix serves every request.
@@ -25,6 +26,7 @@ class Properties:
     reads_latents: bool = False
     changes_forward: bool = False
     has_log_probability: bool = True
+    is_reproduced: bool = True
     keeps_graphs: bool = True
     keeps_prefix_cache: bool = True
     final_norm: bool = False
@@ -49,19 +51,18 @@ PROPERTIES = {
     "soft_thinking": Properties(
         changes_forward=True,
         has_log_probability=False,
-        keeps_graphs=False,
         keeps_prefix_cache=False,
         numbers=SOFT_NUMBERS,
     ),
     "soft_thinking_gumbel": Properties(
         changes_forward=True,
         has_log_probability=False,
-        keeps_graphs=False,
         keeps_prefix_cache=False,
         numbers=(*SOFT_NUMBERS, "gumbel_temperature"),
     ),
     "latent_noise": Properties(
         changes_forward=True,
+        is_reproduced=False,
         keeps_graphs=False,
         keeps_prefix_cache=False,
         numbers=("noise_scale",),

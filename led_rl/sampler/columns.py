@@ -11,11 +11,11 @@ NUMBERS = 4
 ORDER = NUMBER + NUMBERS
 NEVER, ALWAYS = 0, 1  # states of rows that never, and always, decode as their request asks
 # Columns of each slot's sums; the columns from DEPTHS on count rows by the number of latent layers they aggregated.
-ROWS, EXPLORED, CONFIDENCE, ENTROPY, UNDRAWABLE, ENTROPY_FINAL, DEPTHS = range(7)
+ROWS, EXPLORED, CONFIDENCE, ENTROPY, UNDRAWABLE, ENTROPY_FINAL, COLD_STOPS, DEPTHS = range(8)
 MEAN_ALL, MAX_ENTROPY_LAYER, PRODUCT = 1, 2, 3  # codes of AGGREGATIONS; 0 is the cumulative sum
 LED = DECODINGS.index("led")
 LARGEST_UNIFORM = 1 - 2.0**-52
-STATISTICS = ("rows", "explored", "confidence", "entropy_mu", "undrawable", "entropy_final")
+STATISTICS = ("rows", "explored", "confidence", "entropy_mu", "undrawable", "entropy_final", "cold_stops")
 
 
 def named_statistics(values: Sequence[float]) -> dict[str, float]:

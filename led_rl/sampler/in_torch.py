@@ -5,7 +5,7 @@ from torch import Tensor
 
 from led_rl.methods.properties import DECODINGS
 from led_rl.sampler.backend import Asked, Batch, PartDraw
-from led_rl.sampler.columns import DECODING, STATISTICS
+from led_rl.sampler.columns import COLD_STOPS, DECODING, STATISTICS
 from led_rl.sampler.decodings import DRAWS
 from led_rl.sampler.request_slots import Needs
 from led_rl.sampler.step import Draw, Step
@@ -28,6 +28,7 @@ class TorchDraw:
         active = working.follow(kept.tokens[: len(positions)], positions)
         uniform = uniforms(working.keys, positions)
         draws: list[PartDraw] = []
+        carried = batch.slots.carried
         for kind in needs.decodings:
             mask = active if len(needs.decodings) == 1 else active & (working.settings[:, DECODING] == kind)
             rows = mask.nonzero().squeeze(1) if mask.device.type == "cpu" else working.rows
@@ -48,9 +49,15 @@ class TorchDraw:
                 step.logits, step.settings = batch.logits[rows], step.settings[rows]
                 step.temperature, step.uniform = step.temperature[rows], uniform[rows]
             step.logits = step.logits.float()
+            if carried is not None:
+                slots, at = batch.slot_of_row[rows], positions[rows]
+                step.carried = carried.rows(slots, at)
             draw = DRAWS[DECODINGS[kind]](step)
             counts = None if mask.device.type == "cpu" else mask
             count(step, draw, working.sums, counts)
+            if draw.next_input is not None:
+                assert carried is not None
+                carried.put(slots, at + 1, draw.next_input, counts)
             draws.append(PartDraw(rows, counts, draw))
         return draws, torch.cat([working.known_column, working.sums], dim=1)
 
@@ -70,6 +77,9 @@ def count(step: Step, draw: Draw, sums: Tensor, mask: Tensor | None) -> None:
         sums[:, : len(columns)] += added
     else:
         sums[:, : len(columns)].index_add_(0, step.rows, added)
+    if draw.next_input is not None and draw.next_input.stopped is not None:
+        stopped = draw.next_input.stopped if mask is None else draw.next_input.stopped & mask
+        sums[:, COLD_STOPS].index_add_(0, step.rows, stopped.double())
     if (read := draw.read) is None:
         return
     counts = ones if read.rows is None else ones[: len(read.rows)]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from led_rl.sampler.backend import Asked, Backend, Batch, PartDraw
-from led_rl.sampler.capture_options import EngineOptions
+from led_rl.sampler.capture_options import HOOKED, EngineOptions
+from led_rl.sampler.carried import MOST_MIXED, Carried
 from led_rl.sampler.columns import STATISTICS
 from led_rl.sampler.drawn import Drawn, merged
 from led_rl.sampler.in_torch import TorchDraw
@@ -49,6 +50,8 @@ class RequestDecoder:
         captured = options.captured_layers(num_layers, tied)
         self.options = options
         self.slots = DecodingSlots(slots, captured, num_layers, len(STATISTICS) + 1 + len(captured), device, tied)
+        if any(map(options.admits, HOOKED)):
+            self.slots.carried = Carried(slots, MOST_MIXED, device)
         self.totals = Totals(self.slots)
         self.check = FirstBatchCheck(captures=bool(captured))
         self.trace: list[TracedStep] | None = None
@@ -76,13 +79,19 @@ class RequestDecoder:
                 with self.slots.only(kinds):
                     part, sums = backend.draw(batch, asked)
                 draws += part
+        if self.slots.carried is not None:
+            self.slots.carried.record()
         if read_all:
             self.check.look(draws)
         if self.trace is not None:
             self.trace.append(traced_step(self.slots, index, model.led_states.positions[: len(index)], draws))
         self.step_sums = sums.to("cpu", non_blocking=True)
         return merged(
-            [Drawn(rows, active, d.tokens, d.candidates, d.policy, d.explored.double()) for rows, active, d in draws]
+            [
+                Drawn(rows, active, d.tokens, d.candidates, d.policy, d.explored.double())
+                for rows, active, d in draws
+                if d.tokens is not None
+            ]
         )
 
     def note_support(self, drawn: Drawn | None, logits: Tensor, scores: Tensor | None) -> None:
@@ -98,6 +107,8 @@ class RequestDecoder:
     def tensors(self) -> dict[str, Tensor]:
         """What lies on the device for as long as the decoder: tables of requests, and the workspace of a step."""
         kept = {f"led_slots_{name}": value for name, value in vars(self.slots).items() if isinstance(value, Tensor)}
+        if self.slots.carried is not None:
+            kept |= {f"led_carried_{name}": value for name, value in self.slots.carried.tensors().items()}
         for backend in self.backends:
             kept |= {f"led_workspace_{name}": value for name, value in backend.tensors().items()}
         return kept

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from led_rl.decoding import AGGREGATIONS, DecodingParams, decoding_of
 from led_rl.methods.properties import DECODINGS
+from led_rl.sampler.carried import Carried
 from led_rl.sampler.columns import (
     AGGREGATION,
     ALWAYS,
@@ -28,6 +29,7 @@ from led_rl.sampler.columns import (
     K,
 )
 from led_rl.sampler.uniforms import key_of
+from led_rl.sampler.working_rows import Working
 from led_rl.thinking import PhaseAutomaton, ThinkMarkers
 
 MOST_MARKERS = 64  # distinct think markers followed at a time, unless admitted requests use more
@@ -55,6 +57,22 @@ class Slot:
     extra_args: Mapping[str, Any]
     row: list[int]  # of the settings table
     markers: ThinkMarkers | None  # None: it never changes its phase
+
+    @property
+    def mixes(self) -> int:
+        """The most tokens of a mix that is fed to it; 0: it is fed none."""
+        return self.params.soft_top_k if "soft_top_k" in self.params.properties.numbers else 0
+
+    def thinks_after_each(self, token_ids: Sequence[int]) -> list[bool]:
+        """Whether it thinks after each token of a sequence from its start."""
+        if self.markers is None:
+            return [True] * len(token_ids)
+        automaton, thinks = self.markers.automaton, []
+        state = automaton.nodes * (self.params.think_start == "prompt")
+        for token in token_ids:
+            state = automaton.step(state, token)
+            thinks.append(automaton.thinks(state))
+        return thinks
 
 
 class DecodingSlots:
@@ -86,6 +104,9 @@ class DecodingSlots:
         self.generation = 0  # grows when requests join or leave
         self.slots: dict[int, Slot] = {}
         self.staged: dict[int, tuple[list[int], int]] = {}
+        self.carried: Carried | None = None  # of an engine that changes forward passes
+        self.changing: set[int] = set()  # slots of requests whose forward passes are changed
+        self.arrived: dict[int, Sequence[int]] = {}  # those admitted since the last step, and their known tokens
         self._needs: dict[tuple[int, ...] | None, Needs] = {}
         self._working: Working | None = None
         self._automata: dict[ThinkMarkers, int] = {}
@@ -99,11 +120,12 @@ class DecodingSlots:
         token_ids: Sequence[int],
         seed: int,
         temperature: float,
+        truncation: tuple[int, float, float] = (0, 1.0, 0.0),
     ) -> None:
         """Takes `slot` for a request of which `token_ids` (prompt, and output so far) are known.
 
         Tokens not known yet (async scheduling leaves -1 placeholders) are followed on the device instead. Without
-        markers the request thinks to its end.
+        markers the request thinks to its end. `truncation`: the request's top-k (0: none), top-p and min-p.
         """
         params = decoding_of(extra_args)
         known = next((i for i, token in enumerate(token_ids) if token < 0), len(token_ids))
@@ -122,12 +144,20 @@ class DecodingSlots:
         for i, name in enumerate(params.properties.numbers):
             row[NUMBER + i] = float_bits(getattr(params, name))
         row[ORDER : ORDER + len(layers)] = [self.captured.index(layer) for layer in layers]
+        if params.properties.changes_forward:
+            assert self.carried is not None, "requests of such decodings are refused by other engines"
+            row[K] = max(params.soft_top_k, truncation[0]) if "soft_top_k" in params.properties.numbers else 1
+            self.carried.stage(slot, truncation, markers)
+            self.changing.add(slot)
+            self.arrived[slot] = token_ids[:known]
         self.slots[slot] = Slot(params, extra_args, row, markers)
         self.staged[slot] = row, state
         self._needs.clear()
 
     def release(self, slot: int) -> None:
         del self.slots[slot]
+        self.changing.discard(slot)
+        self.arrived.pop(slot, None)
         self.staged[slot] = [0] * self.settings.shape[1], NEVER
         self._needs.clear()
 
@@ -143,6 +173,9 @@ class DecodingSlots:
         self.retired += self.sums[slots].sum(0)
         self.sums[slots] = 0.0
         self.staged.clear()
+        if self.carried is not None:
+            self.carried.flush()
+            self.carried.k = max((self.slots[slot].mixes for slot in self.changing), default=0)
 
     def needs(self, kinds: tuple[int, ...] | None = None) -> Needs:
         """Of the requests admitted now, at least one, or of those of some decodings.
@@ -178,7 +211,7 @@ class DecodingSlots:
         self.settle()
         self.state.copy_(torch.where(others, kept, self.state))
 
-    def at(self, index: Tensor, temperature: Tensor) -> "Working":
+    def at(self, index: Tensor, temperature: Tensor) -> Working:
         """The slots of a batch's rows (rows,), `spare` for rows that decode as usual, to work on in the batch's order.
 
         Their working copy is kept while the caller hands in the same tensor and no request joins or leaves.
@@ -196,6 +229,16 @@ class DecodingSlots:
             self.state[self._working.index] = self._working.state
             self.sums[self._working.index] = self._working.sums
             self._working = None
+
+    def state_after(self, state: Tensor, tokens: Tensor, positions: Tensor, known: Tensor) -> Tensor:
+        """(rows,) states after the tokens fed in; those of the first `known` tokens were scanned at admission."""
+        hit = self.alphabet[state] == tokens[:, None]  # (rows, letters), at most one
+        after = self.goto[state, (hit * self.symbols).sum(-1)]
+        return torch.where(positions >= known, after, state)
+
+    def thinks_after(self, slots: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
+        """(rows,) bool: whether slots think after the tokens that are about to be fed in. After `settle`."""
+        return self.thinks[self.state_after(self.state[slots], tokens, positions, self.settings[slots, KNOWN])]
 
     def _offset(self, markers: ThinkMarkers) -> int:
         if markers not in self._automata:
@@ -243,46 +286,6 @@ class DecodingSlots:
     def to_device(self, values: list[Any]) -> Tensor:
         host = torch.tensor(values)
         return host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host
-
-
-class Working:
-    """What the slots of one batch hold, in the order of its rows.
-
-    Attributes:
-        index: (rows,) slots.
-        rows: (rows,) 0, 1, ...
-        settings: (rows, columns) and `keys`, `known` of them; `known_column` as (rows, 1) float64.
-        temperature: (rows,), 1 for greedy rows.
-        state, sums: as in the tables, to be written back.
-        host: settings, state and sums as NumPy arrays over the same memory, on CPU.
-    """
-
-    def __init__(self, slots: DecodingSlots, index: Tensor, temperature: Tensor):
-        self.slots = slots
-        self.index = index
-        self.rows = torch.arange(len(index), device=index.device)
-        self.settings = slots.settings[index]
-        self.keys, self.known = self.settings[:, KEY], self.settings[:, KNOWN]
-        self.known_column = self.known[:, None].double()
-        self.temperature = torch.where(self.settings[:, GREEDY].bool(), 1.0, temperature)
-        self.state, self.sums = slots.state[index], slots.sums[index]
-        self._last_known = self.known - 1
-        self.host = () if index.is_cuda else tuple(t.numpy() for t in (self.settings, self.state, self.sums))
-
-    def follow(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Follows the think markers and says which rows decode as their request asks now, (rows,) bool.
-
-        Args:
-            tokens: (rows,) token fed in at each row.
-            positions: (rows,) its position. Only tokens past what the host scanned at admission count: a chunk of
-                prefill may end on a marker that a later prompt token overrules. Rows of an unfinished prefill decode
-                as usual: their token is thrown away.
-        """
-        slots = self.slots
-        hit = slots.alphabet[self.state] == tokens[:, None]  # (rows, letters), at most one
-        after = slots.goto[self.state, (hit * slots.symbols).sum(-1)]
-        self.state = torch.where(positions >= self.known, after, self.state)
-        return slots.thinks[self.state] & (positions >= self._last_known)
 
 
 def float_bits(value: float) -> int:

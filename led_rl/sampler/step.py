@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from led_rl.methods.properties import PROPERTIES
+from led_rl.sampler.carried import CarriedRows, NextInput
 from led_rl.sampler.columns import AGGREGATION, COIN, DEPTH, EXPLOIT, GREEDY, NORMED, NUMBER, ORDER, K
 from led_rl.sampler.final_layer import log_p_of, top_k, with_one_candidate
 from led_rl.sampler.latent_layers import Head, LatentStatistics
@@ -30,12 +31,13 @@ class Read(NamedTuple):
 class Draw(NamedTuple):
     """What a decoding drew."""
 
-    tokens: Tensor  # (n,) int64
+    tokens: Tensor | None  # (n,) int64; None: the engine draws them as usual
     candidates: Tensor  # (n, k) int64: where the policy may be above zero
     policy: Tensor  # (n, k) float64: the distribution the token was drawn from
     explored: Tensor  # (n,) probability, or 0 and 1, that the latent branch was drawn from
     confidence: Tensor  # (n,) max p_L
     read: Read | None = None
+    next_input: NextInput | None = None  # what the rows' next forward pass is to change
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Step:
     model: "LatentModel"
     read_all: bool  # read the latent layers of every row: the first batch is verified
     wants_entropy: bool  # of the final layer, over the whole vocabulary
+    carried: CarriedRows | None = None  # what the rows' last draws handed on, in an engine that changes forward passes
     # Once `final_layer` was called:
     entropy_final: Tensor | None = None  # (n,) nats, if wanted
     undrawable: Tensor | None = None  # (n,) bool (final_layer.py)

@@ -17,8 +17,8 @@ class Totals:
         `rows` drawn; `explored`, of those, from the latent branch (a marginal draw counts its probability 1 - max p_L);
         `confidence` (max p_L); `read`: rows whose latent layers were read; `entropy_mu` in nats of what the token was
         drawn from (mu, or the coin's branch); `entropy_final` of the final layer over the whole vocabulary, if the
-        engine counts it; `undrawable`: rows whose logits were no distribution (final_layer.py); `depth_j` of
-        `read`: rows that aggregate j latent layers.
+        engine counts it; `undrawable`: rows whose logits were no distribution (final_layer.py); `cold_stops` of Soft
+        Thinking; `depth_j` of `read`: rows that aggregate j latent layers.
         """
         self._slots.settle()
         sums = (self._slots.retired + self._slots.sums.sum(0)).tolist()

@@ -38,8 +38,8 @@ class TracedDraw:
     def of(cls, draw: Draw) -> "TracedDraw":
         traced = cls(*(t.clone() for t in (draw.candidates, draw.policy, draw.explored, draw.confidence)))
         if (read := draw.read) is not None:
-            n = len(draw.tokens)
-            rows = torch.arange(n, device=draw.tokens.device) if read.rows is None else read.rows
+            n = len(draw.candidates)
+            rows = torch.arange(n, device=draw.candidates.device) if read.rows is None else read.rows
             counts = read.depth.new_ones(len(rows)).bool() if read.mask is None else read.mask
             traced.read = counts.new_zeros(n).index_copy(0, rows, counts)
             traced.depth = read.depth.new_zeros(n).index_copy(0, rows, read.depth)

@@ -4,6 +4,7 @@ So it depends neither on the batch nor on scheduling, and every runner and rank 
 SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 """
 
+import torch
 from torch import Tensor
 
 _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -22,6 +23,12 @@ def uniforms(keys: Tensor, positions: Tensor) -> Tensor:
     x = (x ^ _shifted(x, 27)) * _signed(_MIX_2)
     x = x ^ _shifted(x, 31)
     return _shifted(x, 12).double() * 2.0**-52
+
+
+def streams(keys: Tensor, positions: Tensor, which: int, count: int) -> Tensor:
+    """(n, count) uniform numbers of each key and position, (n,), apart from `uniforms` and other streams `which`."""
+    counters = positions[:, None] * count + torch.arange(count, device=keys.device)
+    return uniforms((keys ^ key_of(which))[:, None], counters)
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:

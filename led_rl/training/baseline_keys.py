@@ -10,11 +10,16 @@ CANNOT_TRAIN = (
     "was drawn and none has a log-probability, without which there is neither a loss nor an importance ratio. "
     "Allowed: {allowed}. Evaluate with it instead (eval_decodings, led-rl evaluate)"
 )
+NOT_REPRODUCED = (
+    "decoding: {decoding!r} cannot train: its policy depends on the noise of the engine's forward passes, which the "
+    "trainer's own pass lacks, so that loss and importance ratio would be of another policy. "
+    "Allowed: {allowed}. Evaluate with it instead (eval_decodings, led-rl evaluate)"
+)
 
 
 @dataclass
 class BaselineKeys:
-    """Parameters of `dola`, `near_final` and `latent_noise`, the decodings beside LED that can train."""
+    """Parameters of `dola` and `near_final`, which can train, and of `latent_noise`, for `eval_decodings`."""
 
     led_dola_layers: str = field(
         default="low", metadata={"help": "DoLa's premature layers: low, high, or numbers of layers, as in 3,5,7."}
@@ -51,6 +56,7 @@ def _layers(text: str) -> str | tuple[int, ...]:
 
 def check_trains(decoding: str) -> None:
     """Raises ValueError with the reason if a decoding cannot train."""
-    if not PROPERTIES[decoding].has_log_probability:
-        allowed = ", ".join(name for name, properties in PROPERTIES.items() if properties.has_log_probability)
-        raise ValueError(CANNOT_TRAIN.format(decoding=decoding, allowed=allowed))
+    allowed = [name for name, found in PROPERTIES.items() if found.has_log_probability and found.is_reproduced]
+    if decoding not in allowed:
+        reason = NOT_REPRODUCED if PROPERTIES[decoding].has_log_probability else CANNOT_TRAIN
+        raise ValueError(reason.format(decoding=decoding, allowed=", ".join(allowed)))

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from led_rl.decoding import DecodingParams
-from led_rl.methods.properties import DECODINGS
+from led_rl.engines.environment import has_gpu
+from led_rl.methods.properties import DECODINGS, PROPERTIES
 
 
 @dataclass
@@ -67,6 +68,11 @@ def settle_evaluation(args: Any) -> None:
         raise ValueError(f"eval_decodings must name each decoding once; got {args.eval_decodings!r}")
     if not args.use_vllm and (foreign := [name for name in args.eval_decodings if name != "standard"]):
         raise ValueError(f"eval_decodings: {foreign[0]!r} needs use_vllm: true; only the vLLM engine samples with it")
+    if has_gpu() and (eager := [name for name in args.eval_decodings if not PROPERTIES[name].keeps_graphs]):
+        raise ValueError(
+            f"eval_decodings: {eager[0]!r} needs an engine without CUDA graphs, and rollouts have one with them; "
+            "evaluate with led-rl evaluate"
+        )
     if args.num_generations_eval is None and evaluates(args):
         args.num_generations_eval = 1  # of TRL's own evaluation, whose batch size would have to be a multiple of it
 

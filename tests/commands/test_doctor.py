@@ -42,7 +42,8 @@ def test_the_installation_alone(capfd, monkeypatch):
     monkeypatch.setenv("VLLM_PLUGINS", "led_rl")
     assert main(["--json"]) == 0
     checks = checks_of(capfd.readouterr().out)
-    assert {"torch", "vllm", "transformers", "trl", "plugin", "device", "model runner"} <= set(checks)
+    assert {"torch", "vllm", "transformers", "trl", "plugin", "device", "model runner", "decodings"} <= set(checks)
+    assert "latent_noise (with enforce_eager)" in checks["decodings"]["text"]
     assert "engine" not in checks
 
 

@@ -31,6 +31,13 @@ def test_the_engine_captures_what_the_arms_read(arms, depth, latent_layers):
     assert (made["depth"], made["latent_layers"]) == (depth, latent_layers)
 
 
+def test_decodings_that_change_the_forward_pass_are_admitted():
+    made = options("standard", "soft_thinking", "latent_noise")
+    assert (made["depth"], made["baselines"]) == (1, ("soft_thinking", "latent_noise"))
+    assert made["enforce_eager"] is True
+    assert "enforce_eager" not in options("soft_thinking")
+
+
 def test_candidates_lengths_and_what_passes_through():
     made = options("led", "led k 500", "standard max_tokens 90")
     assert (made["max_k"], made["max_model_len"], made["max_num_seqs"]) == (500, 120, 64)

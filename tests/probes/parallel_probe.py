@@ -75,9 +75,10 @@ def main(model: str, batches: list) -> list[dict]:
 
     from led_rl.benchmarks.acceptance.requests import BASELINES
     from led_rl.engines.vllm_engine import VLLMEngine
+    from led_rl.sampler.capture_options import HOOKED
 
     sizes = {"max_model_len": 128, "max_num_seqs": 32, "tensor_parallel_size": 2}
-    llm = VLLMEngine(model, depth=8, dtype="float32", support=True, baselines=BASELINES, **sizes).llm
+    llm = VLLMEngine(model, depth=8, dtype="float32", support=True, baselines=(*BASELINES, *HOOKED), **sizes).llm
     llm.collective_rpc(start_watching)
     facts = []
     for requests in batches:

@@ -25,6 +25,7 @@ else:
 import agreement
 import torch
 from agreement import sampling_params
+from changed_loop import KINDS, changing_requests, check_replay, keys_of_requests
 from test_led_in_vllm import draws
 
 from led_rl.benchmarks.acceptance.requests import BASELINES, mixed_requests, pressing_requests
@@ -114,10 +115,10 @@ def main(model: str, requests: dict) -> dict:
         max_num_seqs=16,
         max_num_batched_tokens=64,
         block_size=32,
-        baselines=BASELINES,
         num_gpu_blocks_override=14,  # room for a few sequences: some are preempted and resumed
         enable_prefix_caching=True,
         disable_log_stats=False,
+        baselines=(*BASELINES, *KINDS),
     )
     llm, config = engine.llm, engine.llm.llm_engine.vllm_config
     runner = model_runner(llm)
@@ -142,6 +143,14 @@ def main(model: str, requests: dict) -> dict:
     facts["pressed"], _ = agree(llm, reference, *pressing_requests(16))
     metrics = {metric.name: metric for metric in llm.get_metrics()}
     facts["preemptions"] = metrics["vllm:num_preemptions"].value
+
+    kinds = KINDS[: 2 if has_gpu() else 3]  # noise needs an engine without CUDA graphs
+    prompts, params = changing_requests(4, [*kinds, *kinds, "led", None] * 2, 40)
+    with keys_of_requests(decoder.slots) as keys:
+        outputs, _ = agreement.generate_traced(llm, prompts, params)
+    facts["changed"] = check_replay(reference.model, prompts, params, outputs, keys)
+    facts["changed and preempted"] = sum(len(admissions) > 1 for admissions in keys.values())
+    facts["kept of the past"] = len(decoder.slots.carried.history.keys)
 
     for name in ("seeded", "reversed", "unedited"):
         batch = requests["seeded"][::-1] if name == "reversed" else requests[name]

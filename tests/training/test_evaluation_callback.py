@@ -10,6 +10,7 @@ import torch
 from conftest import save_tiny_model
 from subprocesses import ROOT, run_command
 
+from led_rl.training import evaluation_keys
 from led_rl.training.config import LEDGRPOConfig
 from led_rl.training.evaluation_callback import pass_metrics
 from led_rl.training.evaluation_keys import describe_evaluation, evaluation_decodings
@@ -115,8 +116,18 @@ def test_the_decodings_of_an_evaluation_are_the_run_s_own(tmp_path):
         ({"eval_decodings": []}, "must name each decoding once"),
         ({"eval_samples": 0}, "eval_samples must be at least 1; got 0"),
         ({"use_vllm": False, "eval_decodings": ["led"]}, "needs use_vllm: true"),
+        ({"decoding": "soft_thinking"}, "'soft_thinking' cannot train: .* none has a log-probability"),
+        ({"decoding": "latent_noise"}, "'latent_noise' cannot train: .* the noise of the engine's forward passes"),
     ],
 )
 def test_wrong_keys_are_refused(tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
         config(tmp_path, **changes)
+
+
+def test_an_evaluation_that_needs_an_engine_without_graphs_is_refused_where_rollouts_have_them(tmp_path, monkeypatch):
+    config(tmp_path, use_vllm=True, eval_decodings=["standard", "latent_noise"])
+    monkeypatch.setattr(evaluation_keys, "has_gpu", lambda: True)
+    config(tmp_path, use_vllm=True, eval_decodings=["standard", "soft_thinking"])
+    with pytest.raises(ValueError, match="'latent_noise' needs an engine without CUDA graphs"):
+        config(tmp_path, use_vllm=True, eval_decodings=["standard", "latent_noise"])

@@ -31,5 +31,9 @@ def admit(slots: DecodingSlots, slot: int, params: Any, token_ids: Sequence[int]
     seed = params.seed
     if seed is None:  # from the generator that a trainer's checkpoint holds
         seed = int(torch.randint(2**63 - 1, ()))
-    markers = spell(decoding_of(params.extra_args))
-    slots.admit(slot, params.extra_args, markers, token_ids, seed, params.temperature)
+    decoding = decoding_of(params.extra_args)
+    markers = spell(decoding)
+    truncation = (0, 1.0, 0.0)
+    if decoding.properties.changes_forward:
+        truncation = max(params.top_k, 0), params.top_p, params.min_p
+    slots.admit(slot, params.extra_args, markers, token_ids, seed, params.temperature, truncation)

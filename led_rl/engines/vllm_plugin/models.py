@@ -16,7 +16,10 @@ from vllm.utils.torch_utils import direct_register_custom_op
 
 from led_rl.decoding import is_tied
 from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
+from led_rl.engines.vllm_plugin.changed_passes import ChangedPasses
 from led_rl.engines.vllm_plugin.latent_states import LatentStates, keeping
+from led_rl.engines.vllm_plugin.mixed_inputs import MixedInputs, replaced
+from led_rl.engines.vllm_plugin.noisy_layers import LayerNoise
 from led_rl.engines.vllm_plugin.plugin import keep_over_sleep
 from led_rl.engines.vllm_plugin.row_copies import keep_rows
 from led_rl.sampler.capture_options import EngineOptions
@@ -27,6 +30,7 @@ CANDIDATES = 8  # the usual k, for warming up
 
 
 direct_register_custom_op("led_rl_keep_rows", keep_rows, mutates_args=["kept"], fake_impl=lambda *_: None)
+direct_register_custom_op("led_rl_replaced", replaced, fake_impl=lambda embedded, *_: torch.empty_like(embedded))
 
 
 class LatentStatesMixin:
@@ -34,6 +38,7 @@ class LatentStatesMixin:
 
     led_layers: tuple[int, ...]  # captured latent layers, deepest first
     led_states: LatentStates
+    led_changes: ChangedPasses | None = None  # of an engine that admits decodings which change the forward pass
     led_depth: int
     led_warm = False
     _led_head: Head | None = None
@@ -66,7 +71,21 @@ class LatentStatesMixin:
             layer.led_rows, layer.led_kept = self.led_states.rows, self.led_states.states[index]
         # vLLM's compile-cache hash does not see what these layers add: without this, LED and plain runs share cached
         # graphs, and one that keeps no states can be loaded in silence.
-        vllm_config.additional_config[CONFIG_KEY] = list(self.led_layers)
+        vllm_config.additional_config[CONFIG_KEY] = [*self.led_layers, *options.baselines]
+        self._admit_changes(options, vllm_config)
+
+    def _admit_changes(self, options: EngineOptions, vllm_config: Any) -> None:
+        """Lets requests change the forward pass as far as the engine's options say."""
+        model: Any = self.model  # type: ignore[attr-defined]
+        tokens, hidden = vllm_config.scheduler_config.max_num_batched_tokens, model.config.hidden_size
+        mixes = noise = None
+        if any(options.admits(name) for name in ("soft_thinking", "soft_thinking_gumbel")):
+            mixes = MixedInputs(model.embed_tokens, tokens, hidden, vllm_config.model_config.dtype)
+        if options.admits("latent_noise") and vllm_config.model_config.enforce_eager:  # others refuse the requests
+            noise = LayerNoise(model.layers)
+        if mixes or noise:
+            self.led_changes = ChangedPasses(mixes, noise)
+            keep_over_sleep(self, self.led_changes.tensors())
 
     def forward(self, input_ids, positions, intermediate_tensors=None, inputs_embeds=None, **kwargs):
         if self.led_depth and input_ids is not None and (input_ids.is_cuda or not self.led_states.idle):

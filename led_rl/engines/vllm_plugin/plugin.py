@@ -60,6 +60,8 @@ def _install(version: str) -> None:
     draw_in_runner_v1()
     hand_on_statistics()
     keep_logprobs_numbers()
+    keep_changed_blocks_apart()
+    remember_preempted_requests()
     raise_after_an_error()
     from vllm.platforms import current_platform
 
@@ -168,6 +170,34 @@ def keep_logprobs_numbers() -> None:
         return _update_sample_logprobs
 
     replace(LogprobsProcessor, "_update_sample_logprobs", make)
+
+
+def keep_changed_blocks_apart() -> None:
+    """Prefix caching: blocks with generated tokens of a request that changes forward passes serve that request alone.
+
+    Symptom: a request whose prompt reads as such a request's text would go on from other states than its own. Cause: a
+    block of the cache is found by its token ids. The blocks of the prompt stay shared. See
+    SOURCE/v1/core/kv_cache_utils.py.
+    """
+    from vllm.v1.core import block_pool, kv_cache_utils
+
+    from led_rl.engines.vllm_plugin.block_keys import with_request_of_changed_passes
+
+    for module in (kv_cache_utils, block_pool):
+        replace(module, "generate_block_hash_extra_keys", with_request_of_changed_passes)
+
+
+def remember_preempted_requests() -> None:
+    """Runner V2: what a request's forward passes were given is kept until it ends.
+
+    Symptom: a preempted request could not be computed anew as it was. Cause: a `ModelState` is told that a request
+    left, but not whether it ended. See SOURCE/v1/worker/gpu/model_runner.py.
+    """
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+
+    from led_rl.engines.vllm_plugin.changed_passes import forget_finished
+
+    replace(GPUModelRunner, "finish_requests", forget_finished)
 
 
 def keep_weights_replaceable() -> None:

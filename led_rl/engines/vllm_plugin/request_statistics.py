@@ -32,7 +32,8 @@ def request_statistics(sums: Sequence[float]) -> dict[str, Any]:
         (a marginal draw counts its probability). read: rows whose latent layers were read. confidence (max p_L) and
         entropy_mu (nats, of what the token was drawn from): means over `rows`, None without rows. depth: list, entry j
         the number of rows that aggregated j latent layers. entropy_final: mean, if the engine counts it. undrawable,
-        if there are any: rows whose logits were no distribution (led_rl/sampler/final_layer.py). With n > 1 all are
+        if there are any: rows whose logits were no distribution (led_rl/sampler/final_layer.py). cold_stops, likewise:
+        thoughts that Soft Thinking ended; its `explored` counts the mixes that it fed. With n > 1 all are
         over the samples together.
     """
     values = named_statistics(sums)
@@ -40,8 +41,9 @@ def request_statistics(sums: Sequence[float]) -> dict[str, Any]:
     statistics: dict[str, Any] = {"rows": int(rows), "explored": values["explored"], "read": int(values["read"])}
     for name in ("confidence", "entropy_mu", *(["entropy_final"] if values["entropy_final"] else [])):
         statistics[name] = values[name] / rows if rows else None
-    if values["undrawable"]:
-        statistics["undrawable"] = int(values["undrawable"])
+    for name in ("undrawable", "cold_stops"):
+        if values[name]:
+            statistics[name] = int(values[name])
     statistics["depth"] = [int(value) for name, value in values.items() if name.startswith("depth_")]
     return statistics
 
@@ -233,6 +235,7 @@ def counters() -> dict[str, Any]:
         "confidence": "Sum of the final layer's largest probability over the rows",
         "entropy_mu": "Sum of the entropy, in nats, of what the rows were drawn from",
         "undrawable": "Rows whose logits were no distribution: every token masked, NaN, or +inf",
+        "cold_stops": "Thoughts that Soft Thinking ended, as it was sure for long enough",
     }
     made: dict[str, Any] = {name: Counter(f"led_rl:{name}_total", text) for name, text in what.items()}
     made["depth"] = Counter("led_rl:depth_total", "Rows by the number of latent layers they aggregated", ["depth"])
@@ -245,7 +248,7 @@ def count(ended: Sequence[Sequence[float]]) -> None:
         return
     values, by_name = named_statistics([sum(column) for column in zip(*ended, strict=True)]), counters()
     by_name["requests"].inc(len(ended))
-    for name in ("rows", "explored", "read", "confidence", "entropy_mu", "undrawable"):
+    for name in ("rows", "explored", "read", "confidence", "entropy_mu", "undrawable", "cold_stops"):
         by_name[name].inc(values[name])
     for name, value in values.items():
         if name.startswith("depth_"):

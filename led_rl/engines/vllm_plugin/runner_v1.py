@@ -17,6 +17,7 @@ from vllm.v1.sample.sampler import _SAMPLING_EPS, Sampler
 
 from led_rl.decoding import decoding_of
 from led_rl.engines.vllm_plugin.admission import admit, make_decoder
+from led_rl.engines.vllm_plugin.changed_passes import StepRequest
 from led_rl.engines.vllm_plugin.submission import speller
 
 
@@ -100,9 +101,30 @@ def prepare_inputs_and_rows(original: Callable[..., Any]) -> Callable[..., Any]:
                 states.begin(prepared[0])
             else:
                 states.skip()
+            if batch is not None and model.led_changes is not None:
+                model.led_changes.begin(
+                    batch.decoder.slots, changing_requests(self, batch, args[1]), self.input_ids.gpu
+                )
         return prepared
 
     return _prepare_inputs
+
+
+def changing_requests(runner: Any, batch: LEDBatch, scheduled: Any) -> list[StepRequest]:
+    """The tokens of the step whose requests may change the forward pass; `scheduled`: (rows,) tokens of each row."""
+    slots, inputs = batch.decoder.slots, runner.input_batch
+    rows = [(row, slot) for row, slot in batch.slot_of_row.items() if slot in slots.changing]
+    if not rows:
+        return []
+    if slots.arrived:
+        assert slots.carried is not None
+        slots.carried.history.keep(runner.requests)
+    starts = scheduled.cumsum() - scheduled
+    computed = inputs.num_computed_tokens_cpu
+    return [
+        StepRequest(inputs.req_ids[row], slot, int(starts[row]), int(computed[row]), int(scheduled[row]))
+        for row, slot in rows
+    ]
 
 
 def sample_with_led(original: Callable[..., Any]) -> Callable[..., Any]:

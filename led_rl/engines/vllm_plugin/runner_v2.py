@@ -5,6 +5,7 @@ sampler. vLLM samples every row its own way, and LED rows take LED's token inste
 think would be a sync. Every method here has the same arguments in vLLM 0.26 and 0.31, or passes them on unread.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from vllm.v1.worker.gpu.sample.states import SamplingStates
 
 from led_rl.decoding import decoding_of
 from led_rl.engines.vllm_plugin.admission import admit, make_decoder
+from led_rl.engines.vllm_plugin.changed_passes import StepRequest
 from led_rl.engines.vllm_plugin.plugin import keep_over_sleep
 from led_rl.engines.vllm_plugin.submission import speller
 from led_rl.sampler.request_decoder import Drawn, RequestDecoder
@@ -50,7 +52,30 @@ class LEDModelState(DefaultModelState):
             states.begin(input_batch.logits_indices)
         else:
             states.skip()
+        changes: Any = self.model.led_changes
+        if changes is not None:
+            changes.begin(self.led_decoder.slots, self._changing_requests(input_batch), input_batch.input_ids)
         return super().prepare_inputs(input_batch, req_states)
+
+    def _changing_requests(self, input_batch: Any) -> list[StepRequest]:
+        """The tokens of the step whose requests may change the forward pass."""
+        changing = self.led_decoder.slots.changing
+        if not changing:
+            return []
+        computed, scheduled = input_batch.num_computed_tokens_np, input_batch.num_scheduled_tokens
+        starts = input_batch.query_start_loc_np
+        return [
+            StepRequest(name, slot, int(starts[row]), int(computed[row]), int(scheduled[row]))
+            for row, (name, slot) in enumerate(
+                zip(input_batch.req_ids, input_batch.idx_mapping_np.tolist(), strict=False)
+            )
+            if slot in changing
+        ]
+
+    def led_forget(self, finished: Iterable[str]) -> None:
+        """Drops what was kept of requests in case they were preempted."""
+        if self.led_decoder.slots.carried is not None:
+            self.led_decoder.slots.carried.history.forget(finished)
 
     def custom_sampler(self, sampler: Sampler) -> tuple[Any, None] | None:
         if self.vllm_config.speculative_config is not None:

@@ -11,6 +11,7 @@ from vllm.sampling_params import SamplingParams
 
 from led_rl.decoding import PREFIX, DecodingError, DecodingParams, decoding_of, is_tied
 from led_rl.engines.vllm_plugin.architectures import ARCHITECTURES
+from led_rl.engines.vllm_plugin.changed_pass_checks import check_changed_passes, check_cold_stop
 from led_rl.sampler.capture_options import (
     BASELINES_VARIABLE,
     DEFAULT_VARIABLE,
@@ -147,6 +148,7 @@ def check_engine(decoding: DecodingParams, options: EngineOptions, vllm_config: 
             f"decoding {decoding.decoding!r} changes the model's forward pass, and this engine was not built for it: "
             f"start it with {decoding.decoding} in {BASELINES_VARIABLE}"
         )
+    check_changed_passes(decoding, vllm_config)
     text = model_config.hf_text_config
     captured = options.captured_layers(text.num_hidden_layers, is_tied(text))
     if missing := [layer for layer in decoding.layers(text.num_hidden_layers, is_tied(text)) if layer not in captured]:
@@ -167,7 +169,7 @@ def check_markers(decoding: DecodingParams, tokenizer: Any) -> None:
             "led_start_marker and led_end_marker as lists of token ids"
         )
     if decoding.think_only:
-        decoding.markers(tokenizer)
+        check_cold_stop(decoding, decoding.markers(tokenizer))
 
 
 def speller(model_config: Any) -> Callable[[DecodingParams], ThinkMarkers | None]:

@@ -9,8 +9,9 @@ from led_rl.sampler.columns import NORMED
 from led_rl.sampler.final_layer import entropy_of, log_p_of, top_k
 from led_rl.sampler.latent_layers import Head
 from led_rl.sampler.on_cpu import loops
-from led_rl.sampler.request_slots import Needs, Working, compiles
+from led_rl.sampler.request_slots import Needs, compiles
 from led_rl.sampler.step import Draw, Read, Step
+from led_rl.sampler.working_rows import Working
 
 LARGE_VOCABULARY = 4096
 NONE, NOTHING = torch.empty(0), np.empty(0, np.float32)

@@ -6,12 +6,15 @@ import sys
 import pytest
 import torch
 from agreement import CLOSE, THINK, sampling_params
+from changed_loop import KINDS, faults, replay
 from subprocesses import ROOT, run_command
+from vllm import SamplingParams
 
 from led_rl.decoding import DecodingParams
 from led_rl.engines.engine import Sampling
 from led_rl.engines.transformers_engine import CHOOSING, TransformersEngine, standard_policy
 from led_rl.sampler.support import read_record
+from led_rl.sampler.uniforms import key_of
 
 DECODINGS = [
     {"led": 1, "led_draw": "marginal"},
@@ -46,6 +49,17 @@ WHOLE = [  # decodings that gather whole logits of latent layers
     {"led_decoding": "near_final", "led_near_final_layers": 4},
 ]
 REFERENCE = [asked(i, WHOLE[0]) for i in range(4)]
+CHANGED = [  # seeded: the loop needs the key of their numbers
+    asked(
+        1 + i,
+        {"led_decoding": kind, "led_soft_cold_stop_entropy": 2.0, "led_soft_cold_stop_length": 6}
+        if kind != "latent_noise"
+        else {"led_decoding": kind, "led_noise_scale": 0.5},
+    )
+    for i, kind in enumerate(
+        2 * (KINDS[:2] if torch.cuda.is_available() else KINDS)
+    )  # noise needs an engine without graphs
+]
 CHOSEN = [asked(i, [*WHOLE[1:], {"led": 1}, None][i % 4]) for i in range(8)]
 
 
@@ -54,7 +68,7 @@ def facts(request, tiny_model, tmp_path_factory):
     if request.param == "gpu" and torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA GPUs")
     folder = tmp_path_factory.mktemp("parallel")
-    (folder / "requests.json").write_text(json.dumps([MIXED, REFERENCE, CHOSEN]))
+    (folder / "requests.json").write_text(json.dumps([MIXED, REFERENCE, CHOSEN, CHANGED]))
     probe = ROOT / "tests" / "probes" / "parallel_probe.py"
     files = folder / "requests.json", folder / "facts.json"
     run_command(sys.executable, probe, request.param, tiny_model, *files, timeout=400)
@@ -102,7 +116,7 @@ def policies(reference, prompt, settings, tokens) -> list[list[torch.Tensor]]:
 
 def test_log_probabilities_agree_with_transformers(facts, tiny_model):
     reference, checked = TransformersEngine(tiny_model), 0
-    for requests, found in zip([MIXED, REFERENCE, CHOSEN], facts, strict=True):
+    for requests, found in zip([MIXED, REFERENCE, CHOSEN], facts[:3], strict=True):
         for (prompt, settings), tokens, logprobs in zip(requests, found["tokens"], found["logprobs"], strict=True):
             expected = policies(reference, prompt, settings, tokens)
             for token, logprob, may_be in zip(tokens, logprobs, expected, strict=True):
@@ -113,7 +127,7 @@ def test_log_probabilities_agree_with_transformers(facts, tiny_model):
 
 def test_supports_are_those_of_transformers(facts, tiny_model):
     reference, of_candidates = TransformersEngine(tiny_model), 0
-    for requests, found in zip([MIXED, REFERENCE, CHOSEN], facts, strict=True):
+    for requests, found in zip([MIXED, REFERENCE, CHOSEN], facts[:3], strict=True):
         for (prompt, settings), tokens, records in zip(requests, found["tokens"], found["supports"], strict=True):
             expected = policies(reference, prompt, settings, tokens)
             for token, record, may_be in zip(tokens, records, expected, strict=True):
@@ -126,6 +140,16 @@ def test_supports_are_those_of_transformers(facts, tiny_model):
                 strays = [set(policy.nonzero().flatten().tolist()) ^ set(ids) for policy in may_be]
                 assert min(map(len, strays)) <= 1  # an id at the edge of top-p may fall on either side
     assert of_candidates > 80
+
+
+def test_changed_forward_passes_agree_with_a_loop_over_transformers(facts, oracle):
+    mixed = noisy = 0
+    for (prompt, settings), tokens, logprobs in zip(CHANGED, facts[3]["tokens"], facts[3]["logprobs"], strict=True):
+        replayed = replay(oracle, prompt, tokens, SamplingParams(**settings), key_of(settings["seed"]))
+        assert not faults(replayed, tokens, logprobs, max(TOLERANCE, 1e-3)), settings
+        mixed, noisy = mixed + replayed.mixed, noisy + replayed.noisy
+    assert mixed > 10
+    assert noisy > 4 or torch.cuda.is_available()
 
 
 def test_both_ranks_draw_the_same_tokens_from_the_same_bits(facts):

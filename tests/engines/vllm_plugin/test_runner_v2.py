@@ -69,6 +69,15 @@ def facts(tiny_model, prompt, tmp_path_factory):
     return json.loads((folder / "facts.json").read_text())
 
 
+def test_changed_forward_passes_agree_with_a_loop_over_transformers(facts):
+    seen = facts["changed"]
+    assert seen["mixed"] > 20
+    assert seen["answers"] > 20
+    assert has_gpu() or seen["noisy"] > 20
+    assert facts["changed and preempted"] > 0
+    assert facts["kept of the past"] < 4, "requests that ended are forgotten, but for those of the last steps"
+
+
 def test_the_probe_ran_runner_v2_with_our_sampler(facts):
     assert "vllm.v1.worker.gpu.model_runner" in facts["runner"]
     assert facts["sampler"] == "LEDSampler"
