@@ -38,6 +38,22 @@ SHAPES = {
             "tie_word_embeddings": True,
         },
     ),
+    "deep": Shape(
+        "the studies' deep toy model",
+        8,
+        128,
+        0.1,
+        {
+            "vocab_size": 119,
+            "hidden_size": 96,
+            "intermediate_size": 192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "tie_word_embeddings": True,
+        },
+    ),
     "vocab-151936": Shape(
         "a small model with a real vocabulary",
         8,
