@@ -54,6 +54,22 @@ SHAPES = {
             "tie_word_embeddings": True,
         },
     ),
+    "deep-50m": Shape(
+        "the studies' deep model for a GPU",
+        8,
+        128,
+        0.1,
+        {
+            "vocab_size": 119,
+            "hidden_size": 448,
+            "intermediate_size": 1280,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 7,
+            "num_key_value_heads": 1,
+            "head_dim": 64,
+            "tie_word_embeddings": True,
+        },
+    ),
     "vocab-151936": Shape(
         "a small model with a real vocabulary",
         8,

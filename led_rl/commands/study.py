@@ -22,7 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from led_rl.study.results import results, write_results
     from led_rl.study.run import announce, run_study
 
-    studies = [load_study(path, smoke=options.smoke, output=_output(options, path)) for path in options.recipes]
+    runs_here = not (options.plan or options.page_only)
+    studies = [
+        load_study(path, smoke=options.smoke, output=_output(options, path), runs_here=runs_here)
+        for path in options.recipes
+    ]
     if len({study.name for study in studies}) < len(studies):
         raise UserError(f"two recipes are called alike: {', '.join(str(study.path) for study in studies)}")
     command = "led-rl study " + shlex.join([*map(str, options.recipes), *(["--smoke"] if options.smoke else [])])

@@ -1,6 +1,6 @@
 """Claims and what the numbers say of them, by one rule.
 
-A claim says that a figure of one cell is larger (or smaller) than that of another. The difference, over the same seeds
+A claim says that a figure of one cell is larger (or smaller) than that of another, or than 0. The difference, over the same seeds
 and problems, has a 95 % interval and a p-value; the p-values of a study's claims are corrected together (Holm).
 
     shown                  the corrected p-value is below 0.05 and the difference has the claimed sign
@@ -17,7 +17,7 @@ from typing import Any
 from led_rl.evaluation.significance import holm
 from led_rl.study.cells import Cells, MissingCellError
 from led_rl.study.crossed import crossed_mean
-from led_rl.study.recipe import CHOSEN, Claim, Premise
+from led_rl.study.recipe import BASE, CHOSEN, Claim, Premise
 
 LEVEL = 0.05
 SHOWN, REFUTED, NOT_SHOWN, NOT_RUN = "shown", "refuted here", "not shown at this n", "not run yet"
@@ -31,15 +31,17 @@ def judge(claims: Sequence[Claim], cells: Cells, chosen: str | None = None) -> l
     """
     rows: list[dict[str, Any]] = []
     for claim in claims:
-        first, second = (chosen if cell == CHOSEN else cell for cell in (claim.first, claim.second))
-        row = {**claim.model_dump(), "first": first or CHOSEN, "second": second or CHOSEN, "verdict": NOT_RUN}
-        if first is not None and second is not None:
+        named = [(chosen or CHOSEN) if cell == CHOSEN else cell for cell in (claim.first, claim.second) if cell]
+        row = {**claim.model_dump(), **dict(zip(("first", "second"), named, strict=False)), "verdict": NOT_RUN}
+        if CHOSEN not in named:
             try:
-                values = cells.values(first, claim.figure) - cells.values(second, claim.figure)
+                values = cells.values(named[0], claim.figure)
+                if len(named) > 1:
+                    values = values - cells.values(named[1], claim.figure)
             except MissingCellError:
                 pass
             else:
-                seeds = 1 if {first.partition("/")[0], second.partition("/")[0]} == {"base"} else len(cells.seeds)
+                seeds = 1 if all(cell.startswith(f"{BASE}/") for cell in named) else len(cells.seeds)
                 estimate = crossed_mean(values[:seeds], difference=True)
                 row |= {"estimate": estimate, "seeds": seeds, "samples_each": cells.samples}
         rows.append(row)

@@ -16,7 +16,7 @@ def save_figure(path: Path, found: Found) -> Path | None:
     """Writes the figure; returns None where nothing has been run that it could show."""
     panels = [draw for shown, draw in (
         (_has_sweeps(found), _accuracy),
-        (any("estimate" in claim for claim in _claims(found)), _differences),
+        (any(_in_points(claim) for claim in _claims(found)), _differences),
         (found["layers"], _entropies),
     ) if shown]  # fmt: skip
     if not panels:
@@ -30,6 +30,11 @@ def save_figure(path: Path, found: Found) -> Path | None:
 
 def _claims(found: Found) -> list[Found]:
     return [*found["claims"], *(found.get("confirmation") or {}).get("claims", [])]
+
+
+def _in_points(claim: Found) -> bool:
+    """Whether a claim is about shares of 1, and has been tested."""
+    return "pass@" in claim["figure"] and (claim.get("estimate") or {}).get("value") is not None
 
 
 def _has_sweeps(found: Found) -> bool:
@@ -57,7 +62,7 @@ def _accuracy(panel: Any, found: Found) -> None:
 
 def _differences(panel: Any, found: Found) -> None:
     """Difference and interval of every claim, in the claimed direction."""
-    rows = [claim for claim in _claims(found) if claim.get("estimate") and claim["estimate"]["value"] is not None]
+    rows = [claim for claim in _claims(found) if _in_points(claim)]
     for place, claim in enumerate(reversed(rows)):
         estimate, sign = claim["estimate"], 1 if claim["expected"] == "larger" else -1
         value = 100 * sign * estimate["value"]
@@ -68,7 +73,7 @@ def _differences(panel: Any, found: Found) -> None:
     panel.axvline(0, color=FAINT, lw=0.8)
     names = [claim["text"] if len(claim["text"]) < 46 else claim["text"][:44] + "…" for claim in reversed(rows)]
     panel.set_yticks(range(len(rows)), names, fontsize=7)
-    panel.set(title="differences as claimed, with 95 % intervals", xlabel="points (or tokens x 100)")
+    panel.set(title="differences as claimed, with 95 % intervals", xlabel="points (of slopes: per unit of T)")
 
 
 def _entropies(panel: Any, found: Found) -> None:

@@ -66,7 +66,7 @@ def _not_run(study: Study) -> str:
         f"**Verdict.** {NOT_RUN}: all of it. `led-rl study {_from_here(study.path)}` runs it.",
         *([f"Unproven: {_flow(recipe.unproven)}"] if recipe.unproven else []),
         "",
-        *_table(("claim", "compares"), [(claim.text, f"{claim.first} − {claim.second}") for claim in claims]),
+        *_table(("claim", "compares"), [(claim.text, f"{claim.figure}: {_compared(claim.model_dump())}") for claim in claims]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -133,7 +133,7 @@ def _claims(rows: Sequence[Row]) -> list[str]:
     lines = []
     for row in rows:
         estimate = row.get("estimate")
-        compared = f"{row['first']} − {row['second']}"
+        compared = _compared(row)
         if estimate is None:
             lines.append((row["text"], f"{row['figure']}: {compared}", "", "", "", row["verdict"]))
             continue
@@ -145,6 +145,10 @@ def _claims(rows: Sequence[Row]) -> list[str]:
         interval = _interval(estimate, row["figure"], sign=True)
         lines.append((row["text"], f"{row['figure']}: {compared}", interval, p, n, verdict))
     return _table(("claim", "compares", "difference", "p (Holm)", "seeds x problems x samples", "verdict"), lines)
+
+
+def _compared(claim: Row) -> str:
+    return f"{claim['first']} − {claim['second'] or 0}"
 
 
 def _premises(found: Row) -> list[str]:

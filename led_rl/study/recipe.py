@@ -38,6 +38,7 @@ class WarmUp(_Part):
     shape: str = "quickstart"
     steps: Count = 1200
     seed: int = 0
+    learning_rate: float = 2.5e-3
     layer_dropout: float = 0.0
 
 
@@ -85,12 +86,12 @@ class Analysis(_Part):
 
 
 class Claim(_Part):
-    """`figure` of the first cell is larger (or smaller) than that of the second."""
+    """`figure` of the first cell is larger (or smaller) than that of the second, or than 0 where none is named."""
 
     text: str
     figure: str  # pass@K, `alpha pass@K` (its slope over temperature), total_tokens, ...
     first: str
-    second: str
+    second: str | None = None
     expected: Literal["larger", "smaller"] = "larger"
 
 
@@ -171,12 +172,13 @@ class Study:
         return list(self.arms)
 
 
-def load_study(path: str, *, smoke: bool = False, output: str | None = None) -> Study:
+def load_study(path: str, *, smoke: bool = False, output: str | None = None, runs_here: bool = True) -> Study:
     """The study of a recipe file.
 
     Args:
         smoke: with the values of the recipe's `smoke`.
         output: folder of the runs; default: the recipe's, or runs/study/<name>.
+        runs_here: False: nothing will be trained, so that a recipe for a GPU can be read without one.
 
     Raises:
         RecipeError: names the file, the key, what was given and what is allowed.
@@ -202,7 +204,7 @@ def load_study(path: str, *, smoke: bool = False, output: str | None = None) -> 
         raise RecipeError(f"{found}: evaluate.arms: {error}") from error
     study = Study(name, found, recipe, arms)
     _check_rows(study)
-    _check_training(study)
+    _check_training(study, {} if runs_here else {"use_cpu": True, "bf16": False})
     _check_cells(study)
     return study
 
@@ -269,8 +271,8 @@ def _check_rows(study: Study) -> None:
         raise RecipeError(f"{study.path}: premises: they need `analyse`, which reads the layers")
 
 
-def _check_training(study: Study) -> None:
-    """Every arm's keys and values are those of a training recipe."""
+def _check_training(study: Study, instead: dict[str, Any]) -> None:
+    """Every arm's keys and values are those of a training recipe, with `instead` in their place."""
     training = study.recipe.train
     if training is None:
         return
@@ -290,7 +292,7 @@ def _check_training(study: Study) -> None:
         if "/" in name or not name:
             raise RecipeError(f"{study.path}: train.arms: expected a name without `/`, got {name!r}")
         try:
-            load_recipe([path, *as_overrides(training.overrides | values | rows)])
+            load_recipe([path, *as_overrides(training.overrides | values | rows)], instead)
         except RecipeError as error:
             raise RecipeError(f"{study.path}: train.arms.{name}: {error}") from error
 
@@ -314,7 +316,7 @@ def _check_cells(study: Study) -> None:
         claims += [(f"confirm.claims.{i}", claim) for i, claim in enumerate(recipe.confirm.claims)]
     for where, claim in claims:
         for cell in (claim.first, claim.second):
-            if not (cell == CHOSEN and where.startswith("confirm")):
+            if cell is not None and not (cell == CHOSEN and where.startswith("confirm")):
                 _check_cell(study, where, cell, claim.figure)
     for pattern, names in recipe.evaluate.only.items():
         if unknown := [name for name in names if name not in study.arms]:
@@ -334,7 +336,7 @@ def _check_cell(study: Study, where: str, cell: str, figure: str) -> None:
         of_sweeps = list(sweeps({name: study.arms[name] for name in names}))
         if decoding not in of_sweeps:
             raise RecipeError(
-                f"{study.path}: {where}: {cell!r}: {decoding!r} has one temperature; those that have several: {of_sweeps}"
+                f"{study.path}: {where}: {cell!r}: {decoding!r} has one temperature; those with several: {of_sweeps}"
             )
     elif decoding not in names:
         raise RecipeError(f"{study.path}: {where}: {cell!r}: no decoding is called {decoding!r}; decodings: {names}")
@@ -348,4 +350,5 @@ def _check_cell(study: Study, where: str, cell: str, figure: str) -> None:
 def needed_in_confirmation(study: Study, chosen: str) -> Sequence[str]:
     """Cells that the confirmation's claims name, with the chosen one in place."""
     claims = study.recipe.confirm.claims if study.recipe.confirm else []
-    return list(dict.fromkeys(chosen if cell == CHOSEN else cell for c in claims for cell in (c.first, c.second)))
+    named = [cell for claim in claims for cell in (claim.first, claim.second) if cell is not None]
+    return list(dict.fromkeys(chosen if cell == CHOSEN else cell for cell in named))

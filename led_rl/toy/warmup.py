@@ -29,7 +29,7 @@ from led_rl.terminal.progress_bar import progress_bar
 from led_rl.toy import countdown, routes
 from led_rl.toy.layer_dropout import dropping_layers
 
-DEFAULT_STEPS = 1200
+DEFAULT_STEPS, DEFAULT_RATE = 1200, 2.5e-3
 TASKS: dict[str, ModuleType] = {"countdown": countdown, "routes": routes}  # build_tokenizer, problems, traces of each
 BATCHES_PER_POOL = 16  # traces are sorted by length within a pool, so a batch holds little padding
 LOSS_WINDOW = 50  # steps averaged into one point of the loss curve
@@ -86,7 +86,7 @@ def warm_up(
     steps: int = DEFAULT_STEPS,
     seed: int = 0,
     batch_size: int = 24,
-    learning_rate: float = 2.5e-3,
+    learning_rate: float = DEFAULT_RATE,
     save_every: int = 500,
     task: str = "countdown",
     shape: str = "quickstart",
@@ -194,6 +194,8 @@ def _train(
 
 def _train_step(progress: Progress, learning_rate: float, input_ids: Tensor, labels: Tensor) -> float:
     """One update; returns the mean cross-entropy per response token, nats."""
+    device = progress.model.device
+    input_ids, labels = input_ids.to(device), labels.to(device)
     logits = progress.model(input_ids[:, :-1], use_cache=False).logits  # (batch, tokens - 1, vocab)
     loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
     progress.optimizer.zero_grad()
@@ -206,7 +208,8 @@ def _train_step(progress: Progress, learning_rate: float, input_ids: Tensor, lab
 
 
 def _fresh_progress(tokenizer: PreTrainedTokenizerFast, settings: Settings) -> Progress:
-    model = build_model(tokenizer, settings.seed, settings.shape).train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: Any = build_model(tokenizer, settings.seed, settings.shape).train().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     return Progress(model, optimizer, losses=[])
 
@@ -226,7 +229,7 @@ def _save(progress: Progress, settings: Settings, output: Path) -> None:
 def _restore(progress: Progress, settings: Settings, output: Path) -> None:
     if not (output / STATE).exists():
         return
-    state = torch.load(output / STATE, weights_only=True)
+    state = torch.load(output / STATE, weights_only=True, map_location=progress.model.device)
     _require_same(output, settings, state["settings"])
     progress.model.load_state_dict(state["model"])
     progress.optimizer.load_state_dict(state["optimizer"])
@@ -284,6 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--save-every", type=int, default=500, help="steps between saves (default: %(default)s)")
     parser.add_argument("--task", choices=tuple(TASKS), default="countdown", help="what is learnt (%(default)s)")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="quickstart", help="of the model (%(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=DEFAULT_RATE, help="at its peak (default: %(default)s)")
     parser.add_argument("--layer-dropout", type=float, default=0.0, help="of the last layers (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # the fastest for tensors this small, and the same order of summation everywhere
@@ -292,6 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
             options.output_dir,
             options.steps,
             options.seed,
+            learning_rate=options.learning_rate,
             save_every=options.save_every,
             task=options.task,
             shape=options.shape,
