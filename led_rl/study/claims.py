@@ -1,7 +1,8 @@
 """Claims and what the numbers say of them, by one rule.
 
-A claim says that a figure of one cell is larger (or smaller) than that of another, or than 0. The difference, over the same seeds
-and problems, has a 95 % interval and a p-value; the p-values of a study's claims are corrected together (Holm).
+A claim says that a figure of one cell is larger (or smaller) than that of another, or than 0. The difference, over the
+same seeds and problems, has a 95 % interval and a p-value; the p-values of a study's claims are corrected together
+(Holm).
 
     shown                  the corrected p-value is below 0.05 and the difference has the claimed sign
     refuted here           it is below 0.05 and the sign is the other one
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from led_rl.evaluation.metrics import is_share
 from led_rl.evaluation.significance import holm
 from led_rl.study.cells import Cells, MissingCellError
 from led_rl.study.crossed import crossed_mean
@@ -42,7 +44,7 @@ def judge(claims: Sequence[Claim], cells: Cells, chosen: str | None = None) -> l
                 pass
             else:
                 seeds = 1 if all(cell.startswith(f"{BASE}/") for cell in named) else len(cells.seeds)
-                estimate = crossed_mean(values[:seeds], difference=True)
+                estimate = crossed_mean(values[:seeds], difference=True, bound=1.0 if is_share(claim.figure) else None)
                 row |= {"estimate": estimate, "seeds": seeds, "samples_each": cells.samples}
         rows.append(row)
     tested = [row for row in rows if "estimate" in row]

@@ -16,12 +16,20 @@ import math
 import numpy as np
 from scipy import stats
 
-from led_rl.evaluation.estimates import LEVEL, UNKNOWN, Estimate, Floats, mean_interval, paired_difference
+from led_rl.evaluation.estimates import (
+    LEVEL,
+    UNKNOWN,
+    Estimate,
+    Floats,
+    mean_interval,
+    paired_difference,
+    proportion_interval,
+)
 
 POWER = 0.8
 
 
-def crossed_mean(values: Floats, *, difference: bool = False) -> Estimate:
+def crossed_mean(values: Floats, *, difference: bool = False, bound: float | None = None) -> Estimate:
     """Mean of (seeds, problems) values with its interval; `n` counts problems.
 
     Problems with a NaN under some seed are left out.
@@ -29,6 +37,8 @@ def crossed_mean(values: Floats, *, difference: bool = False) -> Estimate:
     Args:
         difference: adds the p-value of "no difference" and the smallest true difference that is shown with a power of
             80 %.
+        bound: largest possible |value| (1 for shares and their differences): the interval's measure where all values
+            are equal.
     """
     values = np.atleast_2d(values)
     values = values[:, ~np.isnan(values).any(axis=0)]
@@ -36,11 +46,11 @@ def crossed_mean(values: Floats, *, difference: bool = False) -> Estimate:
     if problems < 2:
         return UNKNOWN
     if seeds == 1:
-        return paired_difference(values[0], np.zeros(problems)) if difference else mean_interval(values[0])
+        return _over_problems(values[0], difference, bound)
     mean = float(values.mean())
     of_seeds, of_problems = values.mean(axis=1), values.mean(axis=0)
     rest = values - of_seeds[:, None] - of_problems[None, :] + mean
-    parts = (  # variance of the mean, degrees of freedom
+    parts: tuple[tuple[float, int], ...] = (  # variance of the mean, degrees of freedom
         (float(of_seeds.var(ddof=1)) / seeds, seeds - 1),
         (float(of_problems.var(ddof=1)) / problems, problems - 1),
         (-float((rest**2).sum()) / ((seeds - 1) * (problems - 1)) / (seeds * problems), (seeds - 1) * (problems - 1)),
@@ -49,7 +59,7 @@ def crossed_mean(values: Floats, *, difference: bool = False) -> Estimate:
     total = sum(part for part, _ in parts)
     variance = max(total, parts[0][0], parts[1][0])
     if variance <= 0:
-        return Estimate(mean, mean, mean, problems, p_value=1.0 if difference else None)
+        return _over_problems(of_problems, difference, bound)
     if variance > total:
         parts = parts[:1] if parts[0][0] >= parts[1][0] else parts[1:2]
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
@@ -60,3 +70,9 @@ def crossed_mean(values: Floats, *, difference: bool = False) -> Estimate:
     p_value = float(2 * stats.t.sf(abs(mean) / error, freedom))
     shown_from = half + float(stats.t.ppf(POWER, freedom)) * error
     return Estimate(mean, mean - half, mean + half, problems, p_value=p_value, detectable=shown_from)
+
+
+def _over_problems(values: Floats, difference: bool, bound: float | None) -> Estimate:
+    if difference:
+        return paired_difference(values, np.zeros(len(values)), bound=bound)
+    return mean_interval(values) if bound is None else proportion_interval(values)

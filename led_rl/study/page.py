@@ -1,6 +1,7 @@
 """The page of evidence: a section for each study, from its recorded results alone; no number is typed in."""
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ from led_rl.study.figure import save_figure
 from led_rl.study.recipe import Study
 from led_rl.study.running import duration
 
+WIDTH = 118
 Row = Mapping[str, Any]
 HEAD = """# Evidence: what LED does to a model
 
-This page is written by `led-rl study`: tables, intervals and verdicts come from the recorded results in
-[{folder}]({folder}), and `led-rl study --page-only {recipes}` writes it again. Sentences of question and method are the
-recipes'.
+This page is written by `led-rl study`. Tables, intervals and verdicts come from the recorded results in
+[{folder}]({folder}); the sentences of question and method are the recipes'. To write it again without running anything:
+
+```bash
+led-rl study --page-only {recipes}
+```
 
 A claim compares two cells, `TRAINING ARM/DECODING`, over the same seeds and problems. Intervals are 95 %: over seeds
 and problems, both taken as random (Student's t with Satterthwaite's degrees of freedom), or over problems alone
@@ -61,12 +66,14 @@ def _not_run(study: Study) -> str:
     claims = [*recipe.claims, *(recipe.confirm.claims if recipe.confirm else [])]
     lines = [
         f"## {recipe.title}\n",
-        f"**Question.** {_flow(recipe.question)}\n",
-        f"**Method.** {_flow(recipe.method)}\n",
-        f"**Verdict.** {NOT_RUN}: all of it. `led-rl study {_from_here(study.path)}` runs it.",
-        *([f"Unproven: {_flow(recipe.unproven)}"] if recipe.unproven else []),
+        _flow(f"**Question.** {recipe.question}") + "\n",
+        _flow(f"**Method.** {recipe.method}") + "\n",
+        _flow(f"**Verdict.** {NOT_RUN}: all of it. `led-rl study {_from_here(study.path)}` runs it. {recipe.unproven}"),
         "",
-        *_table(("claim", "compares"), [(claim.text, f"{claim.figure}: {_compared(claim.model_dump())}") for claim in claims]),
+        *_table(
+            ("claim", "compares"),
+            [(claim.text, f"{claim.figure}: {_compared(claim.model_dump())}") for claim in claims],
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -78,7 +85,8 @@ def _section(study: Study, found: Row, figure: str | None) -> str:
         lines.append("**Smoke size: it shows that the path works, and says nothing else.**\n")
     if changed := _changed(study, recipe):
         lines.append(f"The recipe has changed since this was run ({', '.join(changed)}).\n")
-    lines += [f"**Question.** {_flow(recipe['question'])}\n", f"**Method.** {_flow(recipe['method'])}\n", _n(found), ""]
+    lines += [_flow(f"**Question.** {recipe['question']}") + "\n", _flow(f"**Method.** {recipe['method']}") + "\n"]
+    lines += [_flow(_n(found)), ""]
     if figure:
         lines.append(f"![{recipe['title']}]({figure})\n")
     if found["premises"]:
@@ -90,9 +98,12 @@ def _section(study: Study, found: Row, figure: str | None) -> str:
         how = recipe["confirm"]
         lines += [
             "### Confirmation\n",
-            f"Chosen by {how['figure']} among {len(how['among'])} cells of the screening: {chosen}. Tested with seeds "
-            f"{', '.join(map(str, how['seeds']))} on problems {how['rows'][0]} to {how['rows'][1] - 1}, which the "
-            "screening did not use.\n",
+            _flow(
+                f"Chosen by {how['figure']} among {len(how['among'])} cells of the screening: {chosen}. Tested with "
+                f"seeds {', '.join(map(str, how['seeds']))} on problems {how['rows'][0]} to "
+                f"{how['rows'][1] - 1}, which the screening did not use."
+            )
+            + "\n",
             *_claims(confirmation["claims"]),
             "",
         ]
@@ -104,7 +115,7 @@ def _section(study: Study, found: Row, figure: str | None) -> str:
         lines += ["### Training: mean of the first → last 20 steps, each seed\n", *_training(found["training"]), ""]
     if found["layers"]:
         lines += ["### Layers, read on the base model's thoughts\n", *_layers(found["layers"]), ""]
-    lines += [_cost(found), ""]
+    lines += [_flow(_cost(found)), ""]
     return "\n".join(lines)
 
 
@@ -139,8 +150,10 @@ def _claims(rows: Sequence[Row]) -> list[str]:
             continue
         n = f"{row['seeds']} x {estimate['n']} x {row['samples_each']}"
         verdict = f"**{row['verdict']}**"
-        if row["verdict"] == NOT_SHOWN and estimate["detectable"] is not None:
-            verdict += f"; smallest effect it could have shown: {_amount(estimate['detectable'], row['figure'])}"
+        if row["verdict"] == NOT_SHOWN:
+            effect = estimate["detectable"]
+            shown = "unknown, as all differences are equal" if effect is None else _amount(effect, row["figure"])
+            verdict += f"; smallest effect it could have shown: {shown}"
         p = "" if estimate["p_holm"] is None else f"{estimate['p_holm']:.3f}"
         interval = _interval(estimate, row["figure"], sign=True)
         lines.append((row["text"], f"{row['figure']}: {compared}", interval, p, n, verdict))
@@ -248,7 +261,8 @@ def _interval(estimate: Row, figure: str, sign: bool = False) -> str:
 
 
 def _flow(text: str) -> str:
-    return " ".join(text.split())
+    """A paragraph in lines of at most WIDTH characters."""
+    return textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> list[str]:

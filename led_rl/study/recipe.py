@@ -19,7 +19,6 @@ from led_rl.evaluation.layers.analysis import MEASURES, SCALARS
 from led_rl.evaluation.metrics import shown_ks
 from led_rl.evaluation.records import EvaluationError
 from led_rl.recipe import RecipeError, find_recipe, read_yaml
-from led_rl.training.recipe import load_recipe
 
 OTHER_FIGURES = ("reward", "truncated", "thinking_tokens", "answer_tokens", "total_tokens")
 BASE, CHOSEN = "base", "chosen"
@@ -276,6 +275,8 @@ def _check_training(study: Study, instead: dict[str, Any]) -> None:
     training = study.recipe.train
     if training is None:
         return
+    from led_rl.training.recipe import load_recipe  # imports TRL
+
     for reserved in (BASE, CHOSEN):
         if reserved in training.arms:
             raise RecipeError(f"{study.path}: train.arms: {reserved!r} names something else; call the arm otherwise")
@@ -311,8 +312,8 @@ def _check_cells(study: Study) -> None:
     recipe = study.recipe
     claims: list[tuple[str, Claim]] = [(f"claims.{i}", claim) for i, claim in enumerate(recipe.claims)]
     if recipe.confirm:
-        for cell in recipe.confirm.among:
-            _check_cell(study, "confirm.among", cell, recipe.confirm.figure)
+        for candidate in recipe.confirm.among:
+            _check_cell(study, "confirm.among", candidate, recipe.confirm.figure)
         claims += [(f"confirm.claims.{i}", claim) for i, claim in enumerate(recipe.confirm.claims)]
     for where, claim in claims:
         for cell in (claim.first, claim.second):

@@ -11,7 +11,7 @@ import psutil
 
 from led_rl.evaluation.arms import sweeps
 from led_rl.evaluation.estimates import Estimate
-from led_rl.evaluation.metrics import shown_ks
+from led_rl.evaluation.metrics import is_share, shown_ks
 from led_rl.study.cells import Cells, MissingCellError, histories, recorded_figures
 from led_rl.study.claims import choose, judge, judge_premise, plain
 from led_rl.study.crossed import crossed_mean
@@ -83,7 +83,8 @@ def _table(study: Study, cells: Cells) -> list[dict[str, Any]]:
             try:
                 for figure in (*(f"pass@{k}" for k in shown_ks(range(1, most + 1))), "total_tokens"):
                     values = cells.values(cell, figure)
-                    row[figure] = _estimate(crossed_mean(values[:1] if arm == BASE else values))
+                    bound = 1.0 if is_share(figure) else None
+                    row[figure] = _estimate(crossed_mean(values[:1] if arm == BASE else values, bound=bound))
                 row["tokens_per_s"] = float(np.mean(cells.values(cell, "tokens_per_s")))
             except MissingCellError:
                 continue

@@ -9,12 +9,13 @@ prediction.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
 
 @contextmanager
-def dropping_layers(model: nn.Module, rate: float, seed: str) -> Iterator[None]:
+def dropping_layers(model: Any, rate: float, seed: str) -> Iterator[None]:
     """Within the block `model` (a causal LM of transformers) lacks the layers that `seed` leaves out.
 
     For passes without a cache of keys and values; a rate of 0 changes nothing.

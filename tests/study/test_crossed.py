@@ -31,7 +31,9 @@ def test_intervals_cover_the_truth_as_often_as_they_say(of_seeds, of_problems, r
 def test_a_detectable_effect_is_detected_as_often_as_it_says():
     rng = np.random.default_rng(1)
     found = []
-    typical = np.median([crossed_mean(drawn(rng, 5, 80, 0.1, 0.3, 1.0), difference=True).detectable for _ in range(200)])
+    typical = np.median(
+        [crossed_mean(drawn(rng, 5, 80, 0.1, 0.3, 1.0), difference=True).detectable for _ in range(200)]
+    )
     for _ in range(400):
         found.append(crossed_mean(drawn(rng, 5, 80, 0.1, 0.3, 1.0, typical), difference=True).p_value < 0.05)
     assert 0.68 < np.mean(found) < 0.92

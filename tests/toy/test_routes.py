@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from led_rl.toy.countdown import attempts
@@ -26,7 +28,7 @@ def test_most_attempts_follow_the_one_before(examples):
         order = attempts(trace.problem.numbers)
         places = [order.index(attempt) for attempt in trace.attempts]
         assert len(set(places)) == len(places)
-        follows += sum(b == a + 1 for a, b in zip(places, places[1:], strict=False))
+        follows += sum(b == a + 1 for a, b in pairwise(places))
         total += len(places) - 1
     assert 0.6 < follows / total < 0.9
 
