@@ -16,7 +16,7 @@ from led_rl.study.page import write_page
 from led_rl.study.recipe import Claim, Premise, load_study
 from led_rl.study.results import results, write_results
 
-PROBLEMS, SAMPLES = 100, 64
+PROBLEMS, SAMPLES = 50, 64
 RATES = {"standard": 0.5, "top_k_control": 0.5, "led": 0.5}
 
 
