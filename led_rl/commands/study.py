@@ -8,6 +8,7 @@ from pathlib import Path
 
 from led_rl.commands.arguments import Parser, count
 from led_rl.decoding import UserError
+from led_rl.study import KINDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.plan:
             return 0
         for study in studies:
-            run_study(study, options.at_once)
+            run_study(study, options.at_once, options.only)
             write_results(options.results, results(study, command, smoke=options.smoke))
             write_page(options.page, options.results, studies)
     write_page(options.page, options.results, studies)
@@ -53,6 +54,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("recipes", nargs="+", metavar="RECIPE.yaml", help="recipes/study_*.yaml, or of your own")
     add("--at-once", type=count, default=os.cpu_count() or 1, help="jobs at a time (%(default)s, one a core)")
     add("--plan", action="store_true", help="say what is left to run and how long it takes, and stop")
+    add(
+        "--only",
+        nargs="+",
+        choices=KINDS,
+        default=KINDS,
+        metavar="KIND",
+        help=f"run jobs of these kinds: {', '.join(KINDS)}",
+    )
     add("--page-only", action="store_true", help="write the page from the recorded results, and run nothing")
     add("--smoke", action="store_true", help="the smallest size that a recipe names, to try the whole path")
     add("--output", type=Path, help="folder of the runs (default: each recipe's own)")

@@ -135,7 +135,8 @@ def _n(found: Row) -> str:
         settings = warm_up["settings"]
         parts.append(
             f"base model: shape `{settings.get('shape', 'quickstart')}`, task `{settings.get('task', 'countdown')}`, "
-            f"{settings['steps']} steps of supervised learning, layer dropout {settings.get('layer_dropout', 0)}"
+            f"{settings['steps']} steps of supervised learning in {duration(warm_up['seconds'])}, layer dropout "
+            f"{settings.get('layer_dropout', 0)}"
         )
     return f"**n.** {'; '.join(parts)}."
 

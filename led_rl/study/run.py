@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from led_rl.study import KINDS
 from led_rl.study.cells import Cells, recorded_figures
 from led_rl.study.claims import choose
 from led_rl.study.jobs import Job, analyse, chains, warm_up, write_problems
@@ -10,22 +11,23 @@ from led_rl.study.recipe import BASE, Study, needed_in_confirmation
 from led_rl.study.running import Runner, duration, expected
 
 
-def run_study(study: Study, at_once: int, say: Callable[[str], object] = print) -> None:
-    """Runs every job that is missing.
+def run_study(study: Study, at_once: int, only: Sequence[str] = KINDS, say: Callable[[str], object] = print) -> None:
+    """Runs every job that is missing, or those of some kinds.
 
     Raises:
         UserError: a job failed, was run with other settings, or the problems are too few.
     """
     recipe = study.recipe
     with open_ledger(study.output) as ledger:
-        runner = Runner(ledger, at_once, len(all_jobs(study)), say)
+        runner = Runner(ledger, at_once, len(all_jobs(study)), say, only)
         runner.run([warm_up(study)])
         write_problems(study, recipe.problems.rows)
         seeds = recipe.train.seeds if recipe.train else []
         runner.run(chains(study, [(arm, seed) for seed in seeds for arm in study.training_arms], recipe.problems.rows))
         if recipe.analyse:
             runner.run([[analyse(study)]])
-        _confirm(study, runner)
+        if set(only) == set(KINDS):
+            _confirm(study, runner)
 
 
 def _confirm(study: Study, runner: Runner) -> None:

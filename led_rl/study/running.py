@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from led_rl.decoding import UserError
+from led_rl.study import KINDS
 from led_rl.study.jobs import Job, write_settings
 from led_rl.study.ledger import Ledger
 
@@ -22,9 +23,17 @@ STOP_S = 60.0  # a job that was asked to end may save for so long
 
 
 class Runner:
-    """Runs jobs as processes, `at_once` chains at a time."""
+    """Runs jobs of the kinds `only` as processes, `at_once` chains at a time."""
 
-    def __init__(self, ledger: Ledger, at_once: int, total: int, say: Callable[[str], object] = print):
+    def __init__(
+        self,
+        ledger: Ledger,
+        at_once: int,
+        total: int,
+        say: Callable[[str], object] = print,
+        only: Sequence[str] = KINDS,
+    ):
+        self._only = only
         self._ledger, self._at_once, self._say = ledger, at_once, say
         self._total, self._finished = total, 0
         self._running: dict[str, subprocess.Popen[Any]] = {}
@@ -40,6 +49,7 @@ class Runner:
         """
         waiting = [[job for job in chain if not self._ledger.done(job)] for chain in chains]
         self._finished += sum(map(len, chains)) - sum(map(len, waiting))
+        waiting = [[job for job in chain if job.kind in self._only] for chain in waiting]
         self._left = [job for chain in waiting for job in chain]
         with _sigterm_as_interrupt(), ThreadPoolExecutor(self._at_once) as pool:
             futures = [pool.submit(self._chain, chain) for chain in waiting if chain]
