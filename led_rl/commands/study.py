@@ -18,8 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: names the recipe, the key and what is allowed; or the job that failed and its log.
     """
     options = _parse(argv)
+    from led_rl.study.loading import load_study
     from led_rl.study.page import write_page
-    from led_rl.study.recipe import load_study
     from led_rl.study.results import results, write_results
     from led_rl.study.run import announce, run_study
 

@@ -7,7 +7,7 @@ from led_rl.study.cells import Cells, recorded_figures
 from led_rl.study.claims import choose
 from led_rl.study.jobs import Job, analyse, chains, warm_up, write_problems
 from led_rl.study.ledger import open_ledger, read_attempts
-from led_rl.study.recipe import BASE, Study, needed_in_confirmation
+from led_rl.study.recipe import BASE, CHOSEN, Study
 from led_rl.study.running import Runner, duration, expected
 
 
@@ -46,7 +46,8 @@ def _confirm(study: Study, runner: Runner) -> None:
 def _confirming(study: Study, chosen: str) -> list[list[Job]]:
     how = study.recipe.confirm
     assert how is not None
-    cells = needed_in_confirmation(study, chosen)
+    named = [cell for claim in how.claims for cell in (claim.first, claim.second) if cell is not None]
+    cells = list(dict.fromkeys(chosen if cell == CHOSEN else cell for cell in named))
     arms = [arm for arm in dict.fromkeys(cell.partition("/")[0] for cell in cells) if arm != BASE]
     return chains(study, [(arm, seed) for seed in how.seeds for arm in arms], how.rows, cells)
 

@@ -12,8 +12,9 @@ from led_rl.evaluation.summary import summarise, write_summary
 from led_rl.study.cells import Cells, recorded_figures
 from led_rl.study.claims import judge, judge_premise, verdict
 from led_rl.study.jobs import evaluation_folder
+from led_rl.study.loading import load_study
 from led_rl.study.page import write_page
-from led_rl.study.recipe import Claim, Premise, load_study
+from led_rl.study.recipe import Claim, Premise
 from led_rl.study.results import results, write_results
 
 PROBLEMS, SAMPLES = 50, 64

@@ -3,7 +3,7 @@ import yaml
 
 from led_rl.recipe import RecipeError
 from led_rl.study.jobs import chains, steps_of, warm_up
-from led_rl.study.recipe import load_study
+from led_rl.study.loading import load_study
 from led_rl.study.run import all_jobs, announce
 
 
@@ -82,6 +82,7 @@ def test_the_default_studies_fit_three_hours_on_two_cores():
     [
         ({"questoin": "?"}, r"unknown key 'questoin'; allowed: title, question"),
         ({"evaluate.sample": 3}, r"unknown key 'evaluate.sample'; allowed: arms, n"),
+        ({"claims.0.frist": "x"}, r"unknown key 'claims.0.frist'; allowed: text, figure"),
         ({"title": None}, r"key 'title': field required"),
         ({"evaluate.n": 0}, r"key 'evaluate.n': .*greater than or equal to 1, got 0"),
         ({"problems.rows": [10, 10]}, r"problems.rows: expected \[first, end\)"),
