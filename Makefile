@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOCK := launch/requirements-cpu.lock
-STUDIES := $(addprefix recipes/study_,$(addsuffix .yaml,collapse training ablation))
+STUDIES := $(addprefix recipes/study_,$(addsuffix .yaml,premise collapse training ablation))
 
 .PHONY: quickstart test study study-support lint lock clean
 

@@ -40,20 +40,22 @@ def write_page(page: Path, results: Path, studies: Sequence[Study]) -> None:
     """Writes the page and the figures beside the results.
 
     Args:
-        results: folder of the results files; a study that has none gets a section that says so.
+        results: folder of the results files: those of other studies are shown, too.
+        studies: those to show, in order; one without results gets a section that says so.
     """
     page.parent.mkdir(parents=True, exist_ok=True)
     folder = results.name if results.parent == page.parent else str(results)
     recipes = " ".join(_from_here(study.path) for study in studies)
     parts = [HEAD.format(folder=folder, recipes=recipes)]
-    for study in studies:
-        path = results / f"{study.name}.json"
-        if not path.is_file():
-            parts.append(_not_run(study))
+    given = {study.name: study for study in studies}
+    recorded = {path.stem: path for path in sorted(results.glob("*.json"))}
+    for name in dict.fromkeys([*given, *recorded]):
+        if name not in recorded:
+            parts.append(_not_run(given[name]))
             continue
-        found = json.loads(path.read_text(encoding="utf-8"))
-        figure = save_figure(results / f"{study.name}.png", found)
-        parts.append(_section(study, found, f"{folder}/{figure.name}" if figure else None))
+        found = json.loads(recorded[name].read_text(encoding="utf-8"))
+        figure = save_figure(results / f"{name}.png", found)
+        parts.append(_section(given.get(name), found, f"{folder}/{figure.name}" if figure else None))
     page.write_text("\n".join(parts), encoding="utf-8")
 
 
@@ -78,7 +80,7 @@ def _not_run(study: Study) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(study: Study, found: Row, figure: str | None) -> str:
+def _section(study: Study | None, found: Row, figure: str | None) -> str:
     recipe = found["recipe"]
     lines = [f"## {recipe['title']}\n"]
     if found["smoke"]:
@@ -119,8 +121,10 @@ def _section(study: Study, found: Row, figure: str | None) -> str:
     return "\n".join(lines)
 
 
-def _changed(study: Study, recorded: Row) -> list[str]:
+def _changed(study: Study | None, recorded: Row) -> list[str]:
     """Keys whose values decide the result and are no longer those that were run."""
+    if study is None:
+        return []
     now = json.loads(study.recipe.model_dump_json(exclude={"smoke"}))
     watched = ("base", "warmup", "problems", "train", "evaluate", "analyse", "claims", "premises", "confirm")
     return [key for key in watched if now[key] != recorded.get(key)]

@@ -148,6 +148,8 @@ def test_the_page_is_made_of_the_results_file_alone(study, tmp_path):
     moved = dataclasses.replace(study, recipe=study.recipe.model_copy(update={"output": str(tmp_path / "nowhere")}))
     write_page(tmp_path / "again.md", folder, [moved, other])
     assert (tmp_path / "again.md").read_text() == text
+    write_page(tmp_path / "again.md", folder, [other])
+    assert "## Exploration collapse" in (tmp_path / "again.md").read_text()
     changed = study.recipe.model_copy(update={"base": "another"})
     write_page(page, folder, [dataclasses.replace(study, recipe=changed)])
     assert "The recipe has changed since this was run (base)" in page.read_text()

@@ -13,7 +13,8 @@ def all_words(job):
     return {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)}
 
 
-RECIPES = ["collapse", "training", "ablation", "collapse_gpu", "training_gpu"]
+DEFAULT = ["premise", "collapse", "training", "ablation"]  # of `make study`
+RECIPES = [*DEFAULT, "collapse_gpu", "training_gpu"]
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_a_confirmation_has_fresh_seeds_and_problems():
 
 
 def test_the_default_studies_fit_three_hours_on_two_cores():
-    studies = [load_study(f"recipes/study_{name}.yaml") for name in ("collapse", "training", "ablation")]
+    studies = [load_study(f"recipes/study_{name}.yaml") for name in DEFAULT]
     budgets = [study.recipe.budget for study in studies]
     assert all(budget.train_step_s and budget.completion_s for budget in budgets)
     one_warm_up = sum(job.seconds for job in warm_up(studies[0]))
