@@ -1,5 +1,6 @@
 """The figure of a study: accuracy over temperature, differences of claims, entropy by layer, as far as there are."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def _accuracy(panel: Any, found: Found) -> None:
             marker = MARKERS[arms.index(arm) % len(MARKERS)]
             style = {"color": colour(sweep), "marker": marker, "markersize": 4, "label": label}
             panel.plot([t for t, _ in there], values, line, **style)
-    panel.set(title=f"pass@1 (solid), pass@{most} (dashed)", xlabel="temperature", ylim=(0, None))
+    panel.set(title=f"pass@1, pass@{most} (dashed)", xlabel="temperature", ylim=(0, None))
     percent_axis(panel)
     panel.legend(fontsize=7)
 
@@ -71,9 +72,9 @@ def _differences(panel: Any, found: Found) -> None:
         panel.plot(ends, [place, place], color=shade, lw=1.6)
         panel.plot([value], [place], "o", color=shade, markersize=5)
     panel.axvline(0, color=FAINT, lw=0.8)
-    names = [claim["text"] if len(claim["text"]) < 46 else claim["text"][:44] + "…" for claim in reversed(rows)]
+    names = [textwrap.fill(claim["text"], 32) for claim in reversed(rows)]
     panel.set_yticks(range(len(rows)), names, fontsize=7)
-    panel.set(title="differences as claimed, with 95 % intervals", xlabel="points (of slopes: per unit of T)")
+    panel.set(title="claimed differences", xlabel="points (of slopes: per unit of T)")
 
 
 def _entropies(panel: Any, found: Found) -> None:
@@ -85,6 +86,6 @@ def _entropies(panel: Any, found: Found) -> None:
         values = np.mean(curves, axis=0)
         style = {"color": colour(name, index), "marker": MARKERS[index % len(MARKERS)], "markersize": 3.5}
         panel.plot(np.arange(len(values)), values, label=name, **style)
-    panel.set(title="entropy / log V of each layer", xlabel="layer (last: final)", ylim=(0, None))
+    panel.set(title="entropy / log V", xlabel="layer (last: final)", ylim=(0, None))
     whole_steps(panel)
     panel.legend(fontsize=7)
