@@ -4,14 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOCK := launch/requirements-cpu.lock
+STUDIES := $(addprefix recipes/study_,$(addsuffix .yaml,premise collapse training ablation))
 
-.PHONY: quickstart test study-support lint lock clean
+.PHONY: quickstart test study study-support lint lock clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/python -m led_rl.toy.quickstart $(if $(SMOKE),--smoke)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+# The studies of docs/evidence.md: less than three hours on two cores (`.venv/bin/led-rl study --plan ...` says how long);
+# what exists is not done again.
+study: $(INSTALLED)
+	$(BIN)/led-rl study $(STUDIES)
 
 # About three hours on two cores; what exists is not done again.
 study-support: $(INSTALLED)

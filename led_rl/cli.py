@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("led_rl.commands.export:main", "an evaluation's completions as logs of Inspect or as Parquet"),
     "dashboard": ("led_rl.commands.dashboard:main", "a W&B workspace with the views of LED runs"),
     "analyse": ("led_rl.commands.analysis:main", "what a model's layers hold while it thinks: can LED help it?"),
+    "study": ("led_rl.commands.study:main", "run the studies of recipes, and write the page of evidence from them"),
     "serve": ("led_rl.commands.serving:main", "an OpenAI-compatible vLLM server whose requests may choose LED"),
     "benchmark": (
         "led_rl.commands.engine_benchmark:main",
@@ -50,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "accuracy, speed and safety of the grader, beside math-verify, sympy and harnesses",
     ),
 }
-RUN_MODELS = ("evaluate", "analyse", "benchmark", "benchmark-trainer", "benchmark-loss", "plan", "doctor")
+RUN_MODELS = ("evaluate", "analyse", "study", "benchmark", "benchmark-trainer", "benchmark-loss", "plan", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

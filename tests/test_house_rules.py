@@ -24,7 +24,7 @@ FLOORS = (
     ("engines",),
     ("data", "recipe", "training", "evaluation"),
     ("reporting",),
-    ("benchmarks",),
+    ("benchmarks", "study"),
     ("commands",),
     ("train", "cli", "toy"),
 )

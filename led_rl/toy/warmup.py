@@ -13,9 +13,10 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,9 +26,11 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from led_rl.benchmarks.shapes import SHAPES
 from led_rl.terminal.progress_bar import progress_bar
-from led_rl.toy.countdown import build_tokenizer, problems, traces
+from led_rl.toy import countdown, routes
+from led_rl.toy.layer_dropout import dropping_layers
 
-DEFAULT_STEPS = 1200
+DEFAULT_STEPS, DEFAULT_RATE = 1200, 2.5e-3
+TASKS: dict[str, ModuleType] = {"countdown": countdown, "routes": routes}  # build_tokenizer, problems, traces of each
 BATCHES_PER_POOL = 16  # traces are sorted by length within a pool, so a batch holds little padding
 LOSS_WINDOW = 50  # steps averaged into one point of the loss curve
 IGNORED = -100  # cross_entropy's label of a token that is not learnt
@@ -46,10 +49,18 @@ class Settings:
     seed: int
     batch_size: int
     learning_rate: float
+    task: str = "countdown"
+    shape: str = "quickstart"
+    layer_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or self.learning_rate <= 0:
             raise ValueError(f"steps, batch_size and learning_rate must be positive, got {self}")
+        for key, value, allowed in (("task", self.task, TASKS), ("shape", self.shape, SHAPES)):
+            if value not in allowed:
+                raise ValueError(f"{key} must be one of {', '.join(allowed)}; got {value!r}")
+        if not 0 <= self.layer_dropout < 1:
+            raise ValueError(f"layer_dropout must be at least 0 and less than 1, got {self.layer_dropout}")
 
     def learning_rate_at(self, step: int) -> float:
         """Linear decay to 5 % after a short linear rise."""
@@ -75,10 +86,18 @@ def warm_up(
     steps: int = DEFAULT_STEPS,
     seed: int = 0,
     batch_size: int = 24,
-    learning_rate: float = 2.5e-3,
+    learning_rate: float = DEFAULT_RATE,
     save_every: int = 500,
+    task: str = "countdown",
+    shape: str = "quickstart",
+    layer_dropout: float = 0.0,
 ) -> Path:
     """Trains the toy model into `output_dir`, going on where an interrupted run of the same settings last saved.
+
+    Args:
+        task: which traces (TASKS); their problems become train.jsonl and test.jsonl.
+        shape: which model (benchmarks/shapes.py), with the tokenizer's vocabulary.
+        layer_dropout: rate at which an update skips the last layer but one; see layer_dropout.py.
 
     Returns the directory at once if it already holds the finished warm-up.
 
@@ -86,7 +105,7 @@ def warm_up(
         WarmUpError: the directory holds a warm-up of other settings.
     """
     output = Path(output_dir)
-    settings = Settings(steps, seed, batch_size, learning_rate)
+    settings = Settings(steps, seed, batch_size, learning_rate, task, shape, layer_dropout)
     if save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
     if (output / COMPLETE).exists():
@@ -95,7 +114,7 @@ def warm_up(
         return output
 
     output.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer()
+    tokenizer = TASKS[task].build_tokenizer()
     progress = _fresh_progress(tokenizer, settings)
     _restore(progress, settings, output)
     _train(progress, settings, tokenizer, lambda: _save(progress, settings, output), save_every)
@@ -103,10 +122,10 @@ def warm_up(
     return output
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
-    """Qwen3 of 0.65 M parameters in float32 with random weights."""
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, shape: str = "quickstart") -> Qwen3ForCausalLM:
+    """A Qwen3 in float32 with random weights: 0.65 M parameters, or of another of SHAPES."""
     config = Qwen3Config(
-        **SHAPES["quickstart"].config | {"vocab_size": len(tokenizer)},
+        **SHAPES[shape].config | {"vocab_size": len(tokenizer)},
         max_position_embeddings=256,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -119,7 +138,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausal
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int, start: int = 0
+    tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int, start: int = 0, task: str = "countdown"
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (input_ids, labels), both (batch, tokens), from batch `start` on; each a function of seed and position.
 
@@ -128,7 +147,7 @@ def batches(
     skip = start % BATCHES_PER_POOL
     for pool in itertools.count(start // BATCHES_PER_POOL):
         name = f"{seed}/{pool}"
-        examples = list(traces(batch_size * BATCHES_PER_POOL, name))
+        examples = list(TASKS[task].traces(batch_size * BATCHES_PER_POOL, name))
         prompts = tokenizer.apply_chat_template(
             [trace.problem.messages for trace in examples], add_generation_prompt=True, return_dict=False
         )
@@ -159,11 +178,12 @@ def _train(
     save: Callable[[], None],
     save_every: int,
 ) -> None:
-    data = batches(tokenizer, settings.seed, settings.batch_size, progress.step)
+    data = batches(tokenizer, settings.seed, settings.batch_size, progress.step, settings.task)
     clock = time.perf_counter()
     with progress_bar(settings.steps, "warm-up", "step", progress.step) as bar:
         while progress.step < settings.steps:
-            loss = _train_step(progress, settings.learning_rate_at(progress.step), *next(data))
+            with dropping_layers(progress.model, settings.layer_dropout, f"{settings.seed}/{progress.step}"):
+                loss = _train_step(progress, settings.learning_rate_at(progress.step), *next(data))
             progress.losses.append(loss)
             progress.seconds += time.perf_counter() - clock
             clock = time.perf_counter()
@@ -174,6 +194,8 @@ def _train(
 
 def _train_step(progress: Progress, learning_rate: float, input_ids: Tensor, labels: Tensor) -> float:
     """One update; returns the mean cross-entropy per response token, nats."""
+    device = progress.model.device
+    input_ids, labels = input_ids.to(device), labels.to(device)
     logits = progress.model(input_ids[:, :-1], use_cache=False).logits  # (batch, tokens - 1, vocab)
     loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
     progress.optimizer.zero_grad()
@@ -186,7 +208,8 @@ def _train_step(progress: Progress, learning_rate: float, input_ids: Tensor, lab
 
 
 def _fresh_progress(tokenizer: PreTrainedTokenizerFast, settings: Settings) -> Progress:
-    model = build_model(tokenizer, settings.seed).train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: Any = build_model(tokenizer, settings.seed, settings.shape).train().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     return Progress(model, optimizer, losses=[])
 
@@ -206,7 +229,7 @@ def _save(progress: Progress, settings: Settings, output: Path) -> None:
 def _restore(progress: Progress, settings: Settings, output: Path) -> None:
     if not (output / STATE).exists():
         return
-    state = torch.load(output / STATE, weights_only=True)
+    state = torch.load(output / STATE, weights_only=True, map_location=progress.model.device)
     _require_same(output, settings, state["settings"])
     progress.model.load_state_dict(state["model"])
     progress.optimizer.load_state_dict(state["optimizer"])
@@ -215,6 +238,7 @@ def _restore(progress: Progress, settings: Settings, output: Path) -> None:
 
 
 def _require_same(output: Path, wanted: Settings, found: dict[str, Any]) -> None:
+    found = {field.name: field.default for field in fields(Settings) if field.default is not MISSING} | found
     if found != asdict(wanted):
         differing = [key for key, value in asdict(wanted).items() if found.get(key) != value]
         raise WarmUpError(
@@ -228,7 +252,9 @@ def _write_checkpoint(progress: Progress, settings: Settings, tokenizer: PreTrai
     progress.model.eval().save_pretrained(output)
     tokenizer.save_pretrained(output)
     for split in ("train", "test"):
-        rows = [{"problem": p.text, "numbers": p.numbers, "target": p.target} for p in problems(split)]
+        rows = [
+            {"problem": p.text, "numbers": p.numbers, "target": p.target} for p in TASKS[settings.task].problems(split)
+        ]
         (output / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     windows = [progress.losses[i : i + LOSS_WINDOW] for i in range(0, len(progress.losses), LOSS_WINDOW)]
     record = {
@@ -259,10 +285,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the traces (default: %(default)s)")
     parser.add_argument("--save-every", type=int, default=500, help="steps between saves (default: %(default)s)")
+    parser.add_argument("--task", choices=tuple(TASKS), default="countdown", help="what is learnt (%(default)s)")
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="quickstart", help="of the model (%(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=DEFAULT_RATE, help="at its peak (default: %(default)s)")
+    parser.add_argument("--layer-dropout", type=float, default=0.0, help="of the last layers (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # the fastest for tensors this small, and the same order of summation everywhere
     try:
-        warm_up(options.output_dir, options.steps, options.seed, save_every=options.save_every)
+        warm_up(
+            options.output_dir,
+            options.steps,
+            options.seed,
+            learning_rate=options.learning_rate,
+            save_every=options.save_every,
+            task=options.task,
+            shape=options.shape,
+            layer_dropout=options.layer_dropout,
+        )
     except (WarmUpError, ValueError) as error:
         sys.exit(f"error: {error}")
 

@@ -1,0 +1,81 @@
+"""`led-rl study`: runs what a study's recipe lacks, and writes the page of evidence from what was recorded."""
+
+import argparse
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from led_rl.commands.arguments import Parser, count
+from led_rl.decoding import UserError
+from led_rl.study import KINDS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the process's exit code.
+
+    Raises:
+        UserError: names the recipe, the key and what is allowed; or the job that failed and its log.
+    """
+    options = _parse(argv)
+    from led_rl.study.loading import load_study
+    from led_rl.study.page import write_page
+    from led_rl.study.results import results, write_results
+    from led_rl.study.run import announce, run_study
+
+    runs_here = not (options.plan or options.page_only)
+    studies = [
+        load_study(path, smoke=options.smoke, output=_output(options, path), runs_here=runs_here)
+        for path in options.recipes
+    ]
+    if len({study.name for study in studies}) < len(studies):
+        raise UserError(f"two recipes are called alike: {', '.join(str(study.path) for study in studies)}")
+    command = "led-rl study " + shlex.join([*map(str, options.recipes), *(["--smoke"] if options.smoke else [])])
+    if not options.page_only:
+        print(announce(studies, options.at_once))
+        if options.plan:
+            return 0
+        for study in studies:
+            run_study(study, options.at_once, options.only)
+            write_results(options.results, results(study, command, smoke=options.smoke))
+            write_page(options.page, options.results, studies)
+    write_page(options.page, options.results, studies)
+    print(f"{options.page}, from {options.results}")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        "led-rl study",
+        description="Trains, evaluates and analyses what the recipes of studies ask for, each job once, and writes a "
+        "page with figures, intervals and verdicts. Started again, it goes on.",
+    )
+    add = parser.add_argument
+    add("recipes", nargs="+", metavar="RECIPE.yaml", help="recipes/study_*.yaml, or of your own")
+    add("--at-once", type=count, default=os.cpu_count() or 1, help="jobs at a time (%(default)s, one a core)")
+    add("--plan", action="store_true", help="say what is left to run and how long it takes, and stop")
+    add(
+        "--only",
+        nargs="+",
+        choices=KINDS,
+        default=KINDS,
+        metavar="KIND",
+        help=f"run jobs of these kinds: {', '.join(KINDS)}",
+    )
+    add("--page-only", action="store_true", help="write the page from the recorded results, and run nothing")
+    add("--smoke", action="store_true", help="the smallest size that a recipe names, to try the whole path")
+    add("--output", type=Path, help="folder of the runs (default: each recipe's own)")
+    add("--page", type=Path, help="the page (docs/evidence.md; with --smoke runs/study/smoke/evidence.md)")
+    add("--results", type=Path, help="folder of the recorded results (default: beside the page, by its name)")
+    options = parser.parse_args(argv)
+    if options.page is None:
+        options.page = Path("runs/study/smoke/evidence.md" if options.smoke else "docs/evidence.md")
+    if options.results is None:
+        options.results = options.page.with_suffix("")
+    return options
+
+
+def _output(options: argparse.Namespace, path: str) -> str | None:
+    if options.output is None:
+        return "runs/study/smoke/" + Path(path).stem.removeprefix("study_") if options.smoke else None
+    return str(options.output if len(options.recipes) == 1 else options.output / Path(path).stem)

@@ -1,0 +1,107 @@
+"""Claims and what the numbers say of them, by one rule.
+
+A claim says that a figure of one cell is larger (or smaller) than that of another, or than 0. The difference, over the
+same seeds and problems, has a 95 % interval and a p-value; the p-values of a study's claims are corrected together
+(Holm).
+
+    shown                  the corrected p-value is below 0.05 and the difference has the claimed sign
+    refuted here           it is below 0.05 and the sign is the other one
+    not shown at this n    otherwise; beside it stands the smallest true difference that so many seeds and problems
+                           show with a power of 80 % (before the correction)
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from led_rl.evaluation.metrics import is_share
+from led_rl.evaluation.significance import holm
+from led_rl.study.cells import Cells, MissingCellError
+from led_rl.study.crossed import crossed_mean
+from led_rl.study.recipe import BASE, CHOSEN, Claim, Premise
+
+LEVEL = 0.05
+SHOWN, REFUTED, NOT_SHOWN, NOT_RUN = "shown", "refuted here", "not shown at this n", "not run yet"
+
+
+def judge(claims: Sequence[Claim], cells: Cells, chosen: str | None = None) -> list[dict[str, Any]]:
+    """Each claim with its difference first - second and the verdict, as plain values for a results file.
+
+    Args:
+        chosen: the cell that the word `chosen` stands for.
+    """
+    rows: list[dict[str, Any]] = []
+    for claim in claims:
+        named = [(chosen or CHOSEN) if cell == CHOSEN else cell for cell in (claim.first, claim.second) if cell]
+        row = {**claim.model_dump(), **dict(zip(("first", "second"), named, strict=False)), "verdict": NOT_RUN}
+        if CHOSEN not in named:
+            try:
+                values = cells.values(named[0], claim.figure)
+                if len(named) > 1:
+                    values = values - cells.values(named[1], claim.figure)
+            except MissingCellError:
+                pass
+            else:
+                seeds = 1 if all(cell.startswith(f"{BASE}/") for cell in named) else len(cells.seeds)
+                estimate = crossed_mean(values[:seeds], difference=True, bound=1.0 if is_share(claim.figure) else None)
+                row |= {"estimate": estimate, "seeds": seeds, "samples_each": cells.samples}
+        rows.append(row)
+    tested = [row for row in rows if "estimate" in row]
+    corrected = holm([math.nan if (p := row["estimate"].p_value) is None else p for row in tested])
+    for row, p_holm in zip(tested, corrected, strict=True):
+        row["estimate"] = replace(row["estimate"], p_holm=p_holm)
+        row["verdict"] = verdict(row["estimate"].value, p_holm, row["expected"])
+        row["estimate"] = plain(asdict(row["estimate"]))
+    return rows
+
+
+def verdict(difference: float, p_holm: float, expected: str) -> str:
+    """By the rule above."""
+    if math.isnan(p_holm) or p_holm >= LEVEL or difference == 0:
+        return NOT_SHOWN
+    return SHOWN if (difference > 0) == (expected == "larger") else REFUTED
+
+
+def judge_premise(premise: Premise, analysis: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A premise with the figure that was read of the base model's layers.
+
+    Its interval decides where there is one: shown if all of it lies on the stated side of the bound, refuted if all of
+    it lies on the other. Figures of layers have no interval; there the value decides.
+    """
+    row = {**premise.model_dump(), "verdict": NOT_RUN}
+    if analysis is None:
+        return row
+    layer, _, measure = premise.figure.rpartition(" ")
+    if layer:
+        shares = analysis["layers"]["without_norm"][measure]
+        at = [len(shares) - 1] if layer == "final" else analysis["latent_layers"]
+        value = sum(shares[i] for i in at) / len(at)
+        low = high = value
+        row["estimate"] = {"value": value, "n": analysis["problems"]}
+    else:
+        found = analysis["means"][measure]
+        value, low, high = found["value"], found["low"], found["high"]
+        row["estimate"] = {"value": value, "low": low, "high": high, "n": analysis["problems"]}
+    above, below = premise.above, premise.below
+    sides = [low > above, high < above] if above is not None else [high < (below or 0.0), low > (below or 0.0)]
+    row["verdict"] = SHOWN if sides[0] else REFUTED if sides[1] else NOT_SHOWN
+    return row
+
+
+def choose(among: Sequence[str], figure: str, cells: Cells) -> str | None:
+    """The cell with the largest mean figure; None until all of them have been run."""
+    try:
+        means = {cell: float(cells.values(cell, figure).mean()) for cell in among}
+    except MissingCellError:
+        return None
+    return max(means, key=lambda cell: means[cell])
+
+
+def plain(value: Any) -> Any:
+    """JSON's values: what is not a number becomes null."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,91 @@
+"""The figure of a study: accuracy over temperature, differences of claims, entropy by layer, as far as there are."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from led_rl.reporting.style import FAINT, HIGHER, LOWER, MARKERS, colour, new_figure, percent_axis, styled, whole_steps
+
+Found = Mapping[str, Any]
+
+
+@styled
+def save_figure(path: Path, found: Found) -> Path | None:
+    """Writes the figure; returns None where nothing has been run that it could show."""
+    panels = [draw for shown, draw in (
+        (_has_sweeps(found), _accuracy),
+        (any(_in_points(claim) for claim in _claims(found)), _differences),
+        (found["layers"], _entropies),
+    ) if shown]  # fmt: skip
+    if not panels:
+        return None
+    figure, axes = new_figure(len(panels), height=3.8)
+    for draw, panel in zip(panels, axes, strict=True):
+        draw(panel, found)
+    figure.savefig(path, format="png", dpi=130, metadata={"Software": None})
+    return path
+
+
+def _claims(found: Found) -> list[Found]:
+    return [*found["claims"], *(found.get("confirmation") or {}).get("claims", [])]
+
+
+def _in_points(claim: Found) -> bool:
+    """Whether a claim is about shares of 1, and has been tested."""
+    return "pass@" in claim["figure"] and (claim.get("estimate") or {}).get("value") is not None
+
+
+def _has_sweeps(found: Found) -> bool:
+    return bool(found["sweeps"])
+
+
+def _accuracy(panel: Any, found: Found) -> None:
+    """pass@1 (lines) and pass@n (dashed) of every sweep over temperature."""
+    cells = {(row["arm"], row["decoding"]): row for row in found["cells"]}
+    most = max(row["k"] for row in found["sweeps"])
+    sweeps = {(row["arm"], row["sweep"]): row["temperatures"] for row in found["sweeps"]}
+    arms = list(dict.fromkeys(arm for arm, _ in sweeps))
+    for (arm, sweep), temperatures in sweeps.items():
+        there = sorted((t, name) for name, t in temperatures.items() if (arm, name) in cells)
+        for k, line in ((1, "-"), (most, "--")):
+            values = [cells[arm, name][f"pass@{k}"]["value"] for _, name in there]
+            label = f"{arm}, {sweep}" if k == 1 else ""
+            marker = MARKERS[arms.index(arm) % len(MARKERS)]
+            style = {"color": colour(sweep), "marker": marker, "markersize": 4, "label": label}
+            panel.plot([t for t, _ in there], values, line, **style)
+    panel.set(title=f"pass@1, pass@{most} (dashed)", xlabel="temperature", ylim=(0, None))
+    percent_axis(panel)
+    panel.legend(fontsize=7)
+
+
+def _differences(panel: Any, found: Found) -> None:
+    """Difference and interval of every claim, in the claimed direction."""
+    rows = [claim for claim in _claims(found) if _in_points(claim)]
+    for place, claim in enumerate(reversed(rows)):
+        estimate, sign = claim["estimate"], 1 if claim["expected"] == "larger" else -1
+        value = 100 * sign * estimate["value"]
+        ends = sorted(100 * sign * estimate[end] for end in ("low", "high"))
+        shade = HIGHER if ends[0] > 0 else LOWER if ends[1] < 0 else FAINT
+        panel.plot(ends, [place, place], color=shade, lw=1.6)
+        panel.plot([value], [place], "o", color=shade, markersize=5)
+    panel.axvline(0, color=FAINT, lw=0.8)
+    names = [textwrap.fill(claim["text"], 32) for claim in reversed(rows)]
+    panel.set_yticks(range(len(rows)), names, fontsize=7)
+    panel.set(title="claimed differences", xlabel="points (of slopes: per unit of T)")
+
+
+def _entropies(panel: Any, found: Found) -> None:
+    """Entropy over the vocabulary by layer, without the final norm, as LED reads; mean over the seeds of an arm."""
+    groups: dict[str, list[list[float]]] = {}
+    for label, layers in found["layers"].items():
+        groups.setdefault(label.rpartition("_seed")[0] or label, []).append(layers["layers"]["without_norm"]["entropy"])
+    for index, (name, curves) in enumerate(groups.items()):
+        values = np.mean(curves, axis=0)
+        style = {"color": colour(name, index), "marker": MARKERS[index % len(MARKERS)], "markersize": 3.5}
+        panel.plot(np.arange(len(values)), values, label=name, **style)
+    panel.set(title="entropy / log V", xlabel="layer (last: final)", ylim=(0, None))
+    whole_steps(panel)
+    panel.legend(fontsize=7)

@@ -1,0 +1,91 @@
+"""A study from start to end: warm-up, then every run's training and evaluation, the layers, and the confirmation."""
+
+from collections.abc import Callable, Sequence
+
+from led_rl.study import KINDS
+from led_rl.study.cells import Cells, recorded_figures
+from led_rl.study.claims import choose
+from led_rl.study.jobs import Job, analyse, chains, warm_up, write_problems
+from led_rl.study.ledger import open_ledger, read_attempts
+from led_rl.study.recipe import BASE, CHOSEN, Study
+from led_rl.study.running import Runner, duration, expected
+
+
+def run_study(study: Study, at_once: int, only: Sequence[str] = KINDS, say: Callable[[str], object] = print) -> None:
+    """Runs every job that is missing, or those of some kinds.
+
+    Raises:
+        UserError: a job failed, was run with other settings, or the problems are too few.
+    """
+    recipe = study.recipe
+    with open_ledger(study.output) as ledger:
+        runner = Runner(ledger, at_once, len(all_jobs(study)), say, only)
+        runner.run([warm_up(study)])
+        write_problems(study, recipe.problems.rows)
+        seeds = recipe.train.seeds if recipe.train else []
+        runner.run(chains(study, [(arm, seed) for seed in seeds for arm in study.training_arms], recipe.problems.rows))
+        if recipe.analyse:
+            runner.run([[analyse(study)]])
+        if set(only) == set(KINDS):
+            _confirm(study, runner)
+
+
+def _confirm(study: Study, runner: Runner) -> None:
+    """Fresh seeds and fresh problems for the cell that looked best, and for those it is compared with."""
+    how = study.recipe.confirm
+    if how is None:
+        return
+    recorded_figures.cache_clear()
+    seeds = study.recipe.train.seeds if study.recipe.train else [0]
+    chosen = choose(how.among, how.figure, Cells(study, study.recipe.problems.rows, seeds))
+    assert chosen is not None  # everything has been run
+    write_problems(study, how.rows)
+    runner.run(_confirming(study, chosen))
+
+
+def _confirming(study: Study, chosen: str) -> list[list[Job]]:
+    how = study.recipe.confirm
+    assert how is not None
+    named = [cell for claim in how.claims for cell in (claim.first, claim.second) if cell is not None]
+    cells = list(dict.fromkeys(chosen if cell == CHOSEN else cell for cell in named))
+    arms = [arm for arm in dict.fromkeys(cell.partition("/")[0] for cell in cells) if arm != BASE]
+    return chains(study, [(arm, seed) for seed in how.seeds for arm in arms], how.rows, cells)
+
+
+def all_jobs(study: Study) -> list[Job]:
+    """Every job of a study; before a screening has ended, its first candidate stands for the one to be chosen."""
+    recipe = study.recipe
+    seeds = recipe.train.seeds if recipe.train else []
+    runs = [(arm, seed) for seed in seeds for arm in study.training_arms]
+    parts = [warm_up(study), *chains(study, runs, recipe.problems.rows)]
+    if recipe.analyse:
+        parts.append([analyse(study)])
+    if recipe.confirm:
+        parts += _confirming(study, recipe.confirm.among[0])
+    return [job for part in parts for job in part]
+
+
+def announce(studies: Sequence[Study], at_once: int) -> str:
+    """What is left of each study and how long it takes, before anything starts."""
+    lines, total, warmed = [], 0.0, set()
+    for study in studies:
+        attempts = read_attempts(study.output)
+        done = {row["job"] for row in attempts if row["status"] == 0}
+        jobs = [job for job in all_jobs(study) if job.name not in done]
+        if study.recipe.base in warmed:
+            jobs = [job for job in jobs if job.kind != "warm-up"]
+        warmed.add(study.recipe.base)
+        alone = expected([job for job in jobs if job.kind in ("warm-up", "analyse")], attempts)
+        seconds = alone + expected([job for job in jobs if job.kind in ("train", "evaluate")], attempts) / at_once
+        total += seconds
+        counted = ", ".join(
+            f"{sum(job.kind == kind for job in jobs)} x {kind}" for kind in dict.fromkeys(job.kind for job in jobs)
+        )
+        machine = study.recipe.budget.machine
+        lines.append(f"{study.name}: {counted or 'nothing'} to run, about {duration(seconds)} with {at_once} at once")
+        lines.append(f"    (measured on {machine}); runs: {study.output}")
+        if study.recipe.unproven:
+            lines.append(f"    unproven: {study.recipe.unproven}")
+    if len(studies) > 1:
+        lines.append(f"together about {duration(total)}; stop it whenever you like: started again, it goes on")
+    return "\n".join(lines)

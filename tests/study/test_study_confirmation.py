@@ -1,0 +1,69 @@
+"""A screening chooses, fresh seeds and problems confirm; from evaluations written as led-rl evaluate writes them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from led_rl.study.jobs import evaluation_folder
+from led_rl.study.loading import load_study
+from led_rl.study.results import results
+from led_rl.study.run import _confirming, all_jobs
+
+PROBLEMS, SAMPLES = 40, 16
+
+
+def record(study, name, rows, rate):
+    """An evaluation of a model under standard decoding, which solves each problem at `rate`."""
+    rng = np.random.default_rng([*name.encode()])
+    folder = evaluation_folder(study, name, rows)
+    folder.mkdir(parents=True)
+    lines = []
+    key = {"checkpoint": name, "benchmark": "toy", "arm": "standard", "chunk": 0}
+    for problem in range(PROBLEMS):
+        right = (rng.random(SAMPLES) < rate).tolist()
+        lengths = {"thinking_tokens": [20] * SAMPLES, "answer_tokens": [9] * SAMPLES, "finished": [True] * SAMPLES}
+        row = {"kind": "problem", **key, "problem": str(problem), "rewards": [float(r) for r in right], **lengths}
+        lines.append(row | {"correct": right, "extracted": [None] * SAMPLES})
+    lines.append({"kind": "chunk", **key, "problems": PROBLEMS, "wall_s": 1.0, "tokens": 10})
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "summary.json").write_text("[]")
+
+
+@pytest.fixture
+def screened(tmp_path):
+    """recipes/study_ablation.yaml after its screening, in which k_4 did best, as if by luck."""
+    study = load_study("recipes/study_ablation.yaml", output=str(tmp_path / "runs"))
+    for arm in study.training_arms:
+        record(study, f"{arm}_seed0", study.recipe.problems.rows, 0.6 if arm == "k_4" else 0.4)
+    return study
+
+
+def test_nothing_is_chosen_before_the_screening_has_ended(tmp_path):
+    study = load_study("recipes/study_ablation.yaml", output=str(tmp_path / "runs"))
+    confirmation = results(study, "")["confirmation"]
+    assert confirmation["chosen"] is None
+    assert {claim["verdict"] for claim in confirmation["claims"]} == {"not run yet"}
+
+
+def test_the_best_of_the_screening_is_run_again_with_fresh_seeds_and_problems(screened):
+    jobs = [job.name for chain in _confirming(screened, "k_4/standard") for job in chain]
+    assert jobs[:2] == ["train k_4_seed10", "evaluate k_4_seed10 on rows 650-950"]
+    arms = ("k_4", "led", "standard")
+    assert {name for name in jobs if name.startswith("train")} == {
+        f"train {arm}_seed{seed}" for arm in arms for seed in (10, 11, 12)
+    }
+    assert len(all_jobs(screened)) == 1 + 1 + 2 * 8 + 2 * 9  # warm-up, base, screening, confirmation
+
+
+def test_what_won_by_luck_is_not_confirmed(screened):
+    for seed in screened.recipe.confirm.seeds:
+        for arm, rate in (("k_4", 0.5), ("led", 0.5), ("standard", 0.2)):
+            record(screened, f"{arm}_seed{seed}", screened.recipe.confirm.rows, rate)
+    confirmation = results(screened, "")["confirmation"]
+    assert confirmation["chosen"] == "k_4/standard"
+    by_text = {claim["text"]: claim for claim in confirmation["claims"]}
+    assert by_text["the chosen setting trains better than the paper's"]["verdict"] == "not shown at this n"
+    assert by_text["it trains better than standard rollouts"]["verdict"] == "shown"
+    assert {claim["estimate"]["n"] for claim in by_text.values()} == {PROBLEMS}
+    assert by_text["it trains better than standard rollouts"]["first"] == "k_4/standard"
