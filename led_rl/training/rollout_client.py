@@ -210,7 +210,7 @@ class LEDClient(VLLMClient):
             left = deadline - time.monotonic()
             if left <= min(retry_interval, 2.0):
                 raise RolloutServerError(
-                    f"no vLLM server is ready at {self.base_url}: {found} to /health after {total_timeout:g} seconds "
+                    f"no vLLM server is ready at {self.base_url}: {found} to /health after {total_timeout:.3g} seconds "
                     "(vllm_server_timeout). Start one with launch/serve_rollouts.sh, or set vllm_server_base_url"
                 )
             time.sleep(min(retry_interval, left))

@@ -45,6 +45,7 @@ class CompletionsTable(TrainerCallback):
         self._frames: list[pd.DataFrame] = []  # of the step
         self._table: Any = None  # W&B's, which grows
         self._first = 0  # its first step
+        self._unseen = False  # whether the last rollout has not been printed
 
     def note(self, completions: Sequence[Sequence[int]], records: Sequence[Any] | None) -> None:
         """Gathers a rollout's tokens: TRL's own gathering follows, in the same order of processes."""
@@ -70,6 +71,7 @@ class CompletionsTable(TrainerCallback):
             frame["explored"] = [shares for _, shares in tokens]
             frame["marked"] = [mark(self._texts.pieces(ids), shares or ()) for ids, shares in tokens]
         self._frames.append(frame)
+        self._unseen = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self._frames:
@@ -85,14 +87,15 @@ class CompletionsTable(TrainerCallback):
 
     @contextmanager
     def instead_of_trl(self) -> Iterator[None]:
-        """While open, TRL's `log` leaves completions alone; then the last rollout is printed, as TRL does."""
+        """While open, TRL's `log` leaves completions alone; then the last rollout is printed, once, as TRL does."""
         trainer, wanted = self._trainer, self._trainer.log_completions
         trainer.log_completions = wanted and not self._wanted
         try:
             yield
         finally:
             trainer.log_completions = wanted
-        if self._wanted and trainer.accelerator.is_main_process:
+        if self._wanted and self._unseen:  # the summary at the end of training is a log, too
+            self._unseen = False
             logs = trainer._logs
             print_prompt_completions_sample(
                 logs["prompt"],

@@ -62,10 +62,10 @@ def test_the_time_of_both_processes_is_split(run):
     assert [entry["step"] for entry in run.logged] == [2, 4]
     slow = run.logged[1]
     for entry in run.logged:
-        for rank in (0, 1):
-            parts = ("rollout", "reward", "weight_sync", "training", "idle")
-            whole = sum(entry[f"time_by_rank/{part}_{rank}"] for part in parts)
-            assert whole == pytest.approx(entry["time/step"], rel=0.05, abs=0.2)
+        parts = ("rollout", "reward", "weight_sync", "training", "idle")
+        whole = [sum(entry[f"time_by_rank/{part}_{rank}"] for part in parts) for rank in (0, 1)]
+        # the first process begins its first step later, having opened W&B's run
+        assert max(whole) == pytest.approx(entry["time/step"], rel=0.05, abs=0.2)
     waited = slow["time_by_rank/reward_1"]
     assert slow["time/reward"] >= waited > 0.5  # seconds, a mean of two steps
     assert slow["time_by_rank/reward_0"] < 0.5 * waited
