@@ -137,7 +137,7 @@ def setup_of(recipe: Recipe, gpus: int, memory: int, prompt: int | None = None) 
 def _support(training: Any) -> int:
     if not training.needs_supports:
         return 0
-    return max(training.top_k, 0 if training.decoding == "standard" else training.led_k)
+    return max(training.top_k, 0 if training.decoding == "standard" else training.decoding_params().k)
 
 
 def sizes_of(recipe: Recipe, config: PreTrainedConfig, setup: Setup) -> Sizes:

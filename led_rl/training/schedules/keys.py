@@ -157,7 +157,7 @@ def _depths(args: Any) -> Points:
 
 
 def _candidates(args: Any) -> Points:
-    return Points.read("led_k_schedule", args.led_k_schedule, args.led_k, whole=True)
+    return Points.read("led_k_schedule", args.led_k_schedule, args.decoding_params().k, whole=True)
 
 
 def _temperatures(args: Any) -> Points:
