@@ -82,8 +82,10 @@ def announce(studies: Sequence[Study], at_once: int) -> str:
             f"{sum(job.kind == kind for job in jobs)} x {kind}" for kind in dict.fromkeys(job.kind for job in jobs)
         )
         machine = study.recipe.budget.machine
-        lines.append(f"{study.name}: {counted or 'nothing'} to run, about {duration(seconds)} with {at_once} at once")
-        lines.append(f"    (measured on {machine}); runs: {study.output}")
+        known = not jobs or seconds > 0
+        takes = f"about {duration(seconds)} with {at_once} at once" if known else "for a time that nobody has measured"
+        lines.append(f"{study.name}: {counted or 'nothing'} to run, {takes}")
+        lines.append(f"    ({'measured on' if known else 'for'} {machine}); runs: {study.output}")
         if study.recipe.unproven:
             lines.append(f"    unproven: {study.recipe.unproven}")
     if len(studies) > 1:
