@@ -14,7 +14,7 @@ def held_per_sequence(depth: int, hidden: int, itemsize: int, vocab: int, on_dev
     """
     return {
         "latent_states": (depth - 1) * hidden * itemsize + 24,
-        "request_tables": 8 * (2 * depth + 16),
+        "request_tables": 8 * (2 * depth + 21),
         "workspace": 16 * math.ceil(vocab / TILE) + 17 if on_device else 0,
     }
 

@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import set_seed
 from transformers import TrainerCallback
 
-from led_rl.benchmarks.trainer_results import BASELINES, Step, summarise
+from led_rl.benchmarks.trainer_results import BASELINES, PARTS, Step, summarise
 from led_rl.terminal.progress_bar import progress_bar
 
 
@@ -83,7 +83,7 @@ class Stopwatch(TrainerCallback):
         logs = state.log_history[-1]
         if logs["step"] != state.global_step:
             raise RuntimeError(f"{self.arm}: step {state.global_step} was not logged")
-        split = {name.removeprefix("time/"): logs[name] for name in logs if name.startswith("time/")}
+        split = {part: logs[f"time/{part}"] for part in PARTS if f"time/{part}" in logs}
         if self.arm in BASELINES and hasattr(self.trainer.vllm_generation, "take_seconds"):
             split = dict(zip(("rollout", "weight_sync"), self.trainer.vllm_generation.take_seconds(), strict=True))
         split["other"] = seconds - sum(split.values())

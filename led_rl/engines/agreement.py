@@ -6,7 +6,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -160,9 +160,11 @@ def compare(
             posteriors = (logits / (1.0 if chooses else param.temperature or 1.0)).softmax(-1)
             settings = param.temperature, param.top_p, max(param.top_k, 0), param.min_p
             standard = standard_policy(logits[:, 0], Sampling(*settings))
-            control = standard_policy(logits[:, 0], Sampling(param.temperature, top_k=decoding.k))
+            control = [standard_policy(logits[:, 0], Sampling(param.temperature, top_k=decoding.k))]
             if chooses:
-                control = chosen_layer_policy(logits, decoding, param.temperature)
+                control = [
+                    chosen_layer_policy(logits, one, param.temperature) for one in _at_edges(decoding, tolerance)
+                ]
             for step, token in enumerate(tokens):
                 place = f"request {i}, token {step}"
                 by_led = not decoding.is_standard and (thinking[step] or not decoding.think_only)
@@ -182,7 +184,7 @@ def compare(
                         seen["tables"] += 1
                     expected = {}
                     for draw, at in draws:
-                        expected |= _policy(decoding, led, control, step, draw, at)
+                        expected |= _policy(decoding, led, [policy[step] for policy in control], step, draw, at)
                     seen[f"drawn by {decoding.decoding}"] += 1
                 else:
                     if found and all(at_step.active[row] for at_step, row in found):
@@ -193,7 +195,7 @@ def compare(
                         continue
                 if (mask := getattr(sample, "sampling_mask", None)) is not None:  # vLLM 0.26 has none
                     record = mask.token_ids[step]
-                    ordering = control[step] if decoding.decoding == "near_final" else posteriors[step, 0]
+                    ordering = control[0][step] if decoding.decoding == "near_final" else posteriors[step, 0]
                     final = ordering if by_led else None
                     if not _supports(record, expected.values(), token, final, param, tolerance):
                         found_all.faults.append(f"{place}: support {record}")
@@ -267,16 +269,26 @@ def _agreeing(found: list, posteriors: Tensor | None, tolerance: float) -> tuple
     return [*unread, *((draw, at) for error, draw, at in read if error <= max(tolerance, nearest))], nearest
 
 
-def _policy(decoding: DecodingParams, led: Any, control: Tensor, step: int, draw: Any, at: int) -> dict[str, Tensor]:
+def _at_edges(decoding: DecodingParams, tolerance: float) -> list[DecodingParams]:
+    """The decoding, and what it is if a token at the edge of DoLa's `relative_top` falls on one side or the other."""
+    if decoding.decoding != "dola" or not decoding.dola_relative_top:
+        return [decoding]
+    edges = [1.0, 1 - tolerance, 1 + tolerance]
+    return [replace(decoding, dola_relative_top=min(edge * decoding.dola_relative_top, 1.0)) for edge in edges]
+
+
+def _policy(
+    decoding: DecodingParams, led: Any, control: Sequence[Tensor], step: int, draw: Any, at: int
+) -> dict[str, Tensor]:
     """What the token may have been drawn from: (vocab,) distributions by name.
 
-    `control`: (tokens, vocab) the policy of a decoding other than LED.
+    `control`: those of a decoding other than LED.
     """
     if decoding.decoding in ("top_k_control", *CHOOSING):
-        return {decoding.decoding: control[step]}
+        return {f"{decoding.decoding} {i}": policy for i, policy in enumerate(control)}
 
     def whole(branch: Tensor) -> Tensor:
-        return torch.zeros_like(control[step]).scatter_(0, led.candidates[step], branch[step])
+        return torch.zeros_like(control[0]).scatter_(0, led.candidates[step], branch[step])
 
     if decoding.draw == "marginal" or decoding.decoding == "led_reference":
         return {"mu": whole(led.mu)}

@@ -29,10 +29,10 @@ def test_the_documented_figures():
     quickstart = held_per_sequence(4, 96, 4, 119, on_device=False)
     assert {name: count * 128 for name, count in quickstart.items()} == {
         "latent_states": 147 * 1024,
-        "request_tables": 24 * 1024,
+        "request_tables": 29 * 1024,
         "workspace": 0,
     }
     qwen = {name: 256 * count for name, count in held_per_sequence(8, 2560, 2, 151936, on_device=True).items()}
     assert qwen["latent_states"] / 2**20 == pytest.approx(8.8, abs=0.06)
-    assert qwen["request_tables"] / 2**10 == pytest.approx(64)
+    assert qwen["request_tables"] / 2**10 == pytest.approx(74)
     assert qwen["workspace"] / 2**10 == pytest.approx(304, abs=0.5)

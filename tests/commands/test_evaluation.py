@@ -33,8 +33,9 @@ def rows(tmp_path_factory):
 def evaluation(output, *arguments):
     command = [str(BIN / "led-rl"), "evaluate", *map(str, arguments), *SMALL, "--output", str(output)]
     return subprocess.Popen(
-        command, cwd=ROOT, env=clean_shell(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command, cwd=ROOT, env=clean_shell(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )  # fmt: skip
 
 
 def finished(process, status=0):
@@ -188,7 +189,8 @@ def test_a_killed_run_and_two_engines_end_like_one_undisturbed_run(tiny_model, r
 
 
 def test_an_engine_that_cannot_start_is_one_line(tiny_model, rows, tmp_path):
-    arguments = ["--checkpoints", tiny_model, "--benchmarks", f"gsm8k={rows}/gsm8k.jsonl", "--dtype", "float7"]
+    arguments = ["--checkpoints", tiny_model, "--benchmarks", f"gsm8k={rows}/gsm8k.jsonl"]
+    arguments += ["--engine-arguments", json.dumps({"num_gpu_blocks_override": 1})]
     printed = finished(evaluation(tmp_path / "out", *arguments), status=2)
     assert printed.splitlines()[-1].startswith("error: the engine failed: ")
     assert not (tmp_path / "out" / "completions.jsonl").exists()

@@ -133,7 +133,7 @@ def main(model: str, requests: dict) -> dict:
     at_load = [*decoder.tensors().values(), runner.model.led_states.rows]
 
     decoder.totals(reset=True)
-    prompts, params = mixed_requests(52)
+    prompts, params = mixed_requests(64)
     for i, param in enumerate(params):
         param.max_tokens, param.n = 6, 2 if i % 8 == 1 and param.temperature else 1
     facts["mixed"], facts["traced"] = agree(llm, reference, prompts, params)

@@ -53,7 +53,7 @@ def test_the_best_of_the_screening_is_run_again_with_fresh_seeds_and_problems(sc
     assert {name for name in jobs if name.startswith("train")} == {
         f"train {arm}_seed{seed}" for arm in arms for seed in (10, 11, 12)
     }
-    assert len(all_jobs(screened)) == 1 + 1 + 2 * 8 + 2 * 9  # warm-up, base, screening, confirmation
+    assert len(all_jobs(screened)) == 1 + 1 + 2 * 10 + 2 * 9  # warm-up, base, screening, confirmation
 
 
 def test_what_won_by_luck_is_not_confirmed(screened):

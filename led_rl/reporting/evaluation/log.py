@@ -34,6 +34,7 @@ def log_evaluation(folder: str | Path, run_name: str, group: str, project: str |
     import wandb
 
     evaluation = read_evaluation(folder)
+    mode: Any = os.environ.get("WANDB_MODE")  # W&B itself reads it once a process
     places = []
     for arm, curves in arm_curves(evaluation).items():
         with _refusals():
@@ -43,6 +44,7 @@ def log_evaluation(folder: str | Path, run_name: str, group: str, project: str |
                 group=group,
                 job_type="evaluation",
                 dir=str(evaluation.path),
+                mode=mode,
                 config=_config(evaluation, arm),
                 reinit="create_new",
             )

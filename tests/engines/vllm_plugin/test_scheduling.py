@@ -22,6 +22,7 @@ def tight_engine(model, **engine_args):
         max_num_batched_tokens=48,
         block_size=32,
         num_gpu_blocks_override=18,
+        baselines=("dola_low", "dola_high", "dola=7+1+4", "near_final"),
         enable_prefix_caching=True,
         disable_log_stats=False,
         **engine_args,
@@ -46,13 +47,18 @@ MARKER_PAIRS = [
 def random_decoding(generator: random.Random) -> dict | None:
     """`led*` keys that this engine accepts; None: the request names no decoding."""
     choice, some = generator.choice, generator.random
-    kind = choice(["led", "led", "led", "led_reference", "top_k_control", None])
+    kind = choice(["led", "led", "led", "led_reference", "top_k_control", "dola", "near_final", None])
     if kind is None:
         return None
     keys = {"led_decoding": kind, "led_k": choice([1, 2, 8, 8, 20, 128]), "led_think_only": some() < 0.8}
     keys |= {"led_think_start": choice(["prompt", "marker"])} | choice(MARKER_PAIRS)
     if kind == "top_k_control":
         return keys
+    if kind == "dola":
+        keys |= {"led_dola_layers": choice(["low", "high", [7, 1, 4]]), "led_dola_relative_top": choice([0, 0.1, 0.5])}
+        return keys | {"led_latent_norm": some() < 0.3}
+    if kind == "near_final":
+        return keys | {"led_near_final_layers": choice([1, 4, 10])}
     if some() < 0.3:
         keys["led_latent_layers"] = generator.sample(range(5, 12), generator.randrange(1, 8))
     else:
@@ -118,7 +124,8 @@ def test_random_requests_agree_with_transformers_at_every_step_under_pressure(ti
     assert seen["log-probabilities"] > 5000
     assert seen["tables"] > 2000
     assert seen["phase changes"] > 200
-    assert min(seen[f"drawn by {name}"] for name in ("led", "led_reference", "top_k_control")) > 400
+    assert min(seen[f"drawn by {name}"] for name in ("led", "led_reference", "top_k_control")) > 200
+    assert min(seen[f"drawn by {name}"] for name in ("dola", "near_final")) > 100
 
 
 def test_random_requests_agree_under_async_scheduling(tiny_model, monkeypatch):

@@ -49,6 +49,7 @@ def test_a_server_gets_two_requests_for_each_prompt_and_tells_of_both():
             kind = generation_kwargs["vllm_xargs"]["led_decoding"]
             ids = [[f"{kind} {prompt} {i}"] for prompt in prompts for i in range(n)]
             self.supports, self.stopped = [[ids[0]] for ids in ids], [kind == "led" for _ in ids]
+            self.statistics = [{"rows": n}] if kind == "led" else []
             return {"prompt_ids": prompts, "completion_ids": ids, "logprobs": ids, "logprob_token_ids": None}
 
     plan, client = RolloutPlan(LED, 1.0, 4, 2), Client()
@@ -58,3 +59,4 @@ def test_a_server_gets_two_requests_for_each_prompt_and_tells_of_both():
     assert found["completion_ids"] == found["logprobs"] == expected
     assert client.supports == [[row[0]] for row in expected]
     assert client.stopped == [False, True] * 4
+    assert client.statistics == [{"rows": 2}]
