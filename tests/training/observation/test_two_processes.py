@@ -119,7 +119,7 @@ def test_w_and_b_holds_what_the_run_was_made_with_and_every_table(run):
     assert made_with["processes"] == 2
     assert made_with["packages"]["trl"]
     assert made_with["recipe"]["rewards"] == [{"name": "slow_reward:share_of_letters_slowly"}]
-    assert config["led_depth"] == 8
+    assert config["led_depth"] == 4
     history = [values(record.history.item) for record in records if record.HasField("history")]
     tables = {entry["train/global_step"] for entry in history if any(name.startswith("completions") for name in entry)}
     assert tables == set(range(1, STEPS + 1))
