@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on this node as one of NNODES: start the same command on every node, at about the same time.
 #
-#   [NAME=value ...] launch/train_multinode.sh [--dry-run] RECIPE.yaml [--key value ...]
+#   [NAME=value ...] launch/train_multinode.sh RECIPE.yaml [--key value ...] [--dry-run]
 #
 # Before anything is loaded the nodes meet and compare what is installed: a missing GPU, a port in use or a package of
 # another version ends all of them with the reason. --dry-run prints what would run.
@@ -23,10 +23,11 @@ fail() {
 }
 
 dry_run=false
-if [[ ${1:-} == --dry-run ]]; then
-  dry_run=true
-  shift
-fi
+words=()
+for word in "$@"; do
+  if [[ $word == --dry-run ]]; then dry_run=true; else words+=("$word"); fi
+done
+set -- "${words[@]}"
 if [[ $# -eq 0 || $1 == -* ]]; then
   sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0" >&2
   exit 2

@@ -65,7 +65,13 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--k", type=count, default=8, help="candidates (%(default)s)")
     add("--vocab", type=count, help="tokens of the vocabulary, instead of the shape's own")
     add("--latent-norm", action="store_true", help="apply the final norm to latent states")
-    add("--arms", type=_arms, default=ARMS, metavar="ARM,ARM", help="beside standard (the first four)")
+    add(
+        "--arms",
+        type=_arms,
+        default=ARMS,
+        metavar="ARM,ARM",
+        help=f"beside standard ({', '.join(ARMS)}); also {', '.join(BASELINE_ARMS)}",
+    )
     add("--with-plain", action="store_true", help="also standard requests on a second engine, built without LED")
     add("--temperature", type=temperature, help="of every arm (1; searched for where --explored-fraction applies)")
     add("--explored-fraction", type=fraction, metavar="F",

@@ -103,7 +103,8 @@ def _evaluate(recipe: EvaluationRecipe) -> None:
     for name in dict.fromkeys(row.benchmark for row in rows):
         print(f"\n{name}\n" if name else "")
         print(console_table([row for row in rows if row.benchmark == name]))
-    print("\nWhat the differences show\n\n" + difference_table(rows) + "\n")
+    if differences := difference_table(rows):
+        print("\nWhat the differences show\n\n" + differences + "\n")
     for text in reading_remarks(rows, found, max(arm.sampling.max_tokens for arm in arms.values())):
         print(f"  - {text}")
     print(f"\nrecords, completions, manifest.json and summary.json: {output}")

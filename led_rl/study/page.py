@@ -244,8 +244,8 @@ def _cost(found: Row) -> str:
     spent = ", ".join(f"{cost['jobs'][kind]} x {kind} {duration(s)}" for kind, s in cost["seconds"].items())
     total = duration(sum(cost["seconds"].values()))
     return (
-        f"**Cost.** {total} of job time ({spent}) on {cost['machine']}. **Command.** `{found['command']}`. "
-        f"**Commit.** {', '.join(cost['commits']) or 'unknown'}; last job ended {cost['ended']}."
+        f"**Cost.** {total} of jobs that were run for this study ({spent}) on {cost['machine']}. **Command.** `"
+        f"{found['command']}`. **Commit.** {', '.join(cost['commits']) or 'unknown'}; last job ended {cost['ended']}."
     )
 
 

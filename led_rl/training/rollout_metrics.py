@@ -74,7 +74,7 @@ def led_metrics(sums: dict[str, float]) -> dict[str, float]:
     rows, read = sums["rows"], sums["read"]
     metrics = {}
     for name, total in sums.items():
-        if name not in ("rows", "read"):
+        if name not in ("rows", "read", "cold_stops"):
             share = total / (max(read, 1.0) if name.startswith("depth_") else rows)
             metrics[f"led/{'explored_fraction' if name == 'explored' else name}"] = share
     return metrics | {"led/read_fraction": read / rows}

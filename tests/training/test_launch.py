@@ -39,7 +39,7 @@ def test_shellcheck_finds_nothing(script):
 def test_without_arguments_a_script_tells_its_usage(script):
     status, text = run("bash", script)
     assert status == 2
-    assert f"launch/{script.name.replace('train_node', 'train_multinode')}" in text
+    assert f"launch/{script.name}" in text
     assert "Environment, with defaults:" in text
 
 
@@ -54,7 +54,7 @@ def test_without_arguments_a_script_tells_its_usage(script):
     ],
 )
 def test_a_dry_run_prints_the_command(strategy, arguments):
-    status, text = run("launch/train_node.sh", "--dry-run", RECIPE, "--seed", "1", STRATEGY=strategy)
+    status, text = run("launch/train_node.sh", RECIPE, "--seed", "1", "--dry-run", STRATEGY=strategy)
     assert status == 0
     check, train = text.replace(f"{ROOT}/", "").replace("launch/../", "").splitlines()
     assert "led_rl.training.preflight --nodes 1 --rank 0" in check
