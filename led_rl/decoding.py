@@ -224,6 +224,8 @@ class DecodingParams:
         Raises:
             DecodingError: names the key, what was given and what is allowed.
         """
+        if extra_args is not None and not isinstance(extra_args, Mapping):
+            raise DecodingError(f"the keys of a request must be a mapping such as {{led: true}}, got {extra_args!r}")
         known = {f"{PREFIX}_{f.name}": f.name for f in fields(cls)}
         given: dict[str, Any] = {}
         switched: dict[str, str] = {}
@@ -234,7 +236,7 @@ class DecodingParams:
                 switched["decoding"] = "led" if value else "standard"
             elif key in known:
                 given[known[key]] = value
-            elif key.startswith(PREFIX + "_"):
+            elif isinstance(key, str) and key.startswith(PREFIX + "_"):
                 raise DecodingError(f"unknown request key {key!r}; allowed: {', '.join([PREFIX, *known])}")
         if switched and given.get("decoding", switched["decoding"]) != switched["decoding"]:
             raise DecodingError(
@@ -287,7 +289,9 @@ def decoding_of(extra_args: Mapping[str, Any] | None) -> DecodingParams:
     """`DecodingParams.from_extra_args`, remembered: many requests ask for the same."""
     if not extra_args:
         return STANDARD
-    keys = ((k, *_typed(v)) for k, v in extra_args.items() if k.startswith(PREFIX))
+    if not isinstance(extra_args, Mapping):
+        return DecodingParams.from_extra_args(extra_args)
+    keys = ((k, *_typed(v)) for k, v in extra_args.items() if isinstance(k, str) and k.startswith(PREFIX))
     try:
         return _remembered(tuple(keys))
     except TypeError:  # a value that cannot be hashed is wrong: say so

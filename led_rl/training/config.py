@@ -18,9 +18,9 @@ from led_rl.engines.environment import meet_on_a_free_port
 from led_rl.methods.properties import DECODINGS
 from led_rl.thinking import END, START
 from led_rl.training.baseline_keys import BaselineKeys, check_trains
-from led_rl.training.checks.values import check_choices, check_generation_kwargs, check_ranges
+from led_rl.training.checks.values import check_choices, check_generation_kwargs, check_ranges, settle_types
 from led_rl.training.evaluation_keys import EvaluationData, EvaluationKeys, settle_evaluation
-from led_rl.training.observation.keys import ObservationKeys
+from led_rl.training.observation.keys import ObservationKeys, warn_of_idle_keys
 from led_rl.training.schedules.keys import ScheduleKeys, settle_schedules
 
 SEQUENCE_LEVEL_REFUSAL = (
@@ -114,6 +114,7 @@ class LEDGRPOConfig(ObservationKeys, ScheduleKeys, EvaluationKeys, BaselineKeys,
             self._meet_for_deepspeed()
         if self.use_vllm is None:
             self.use_vllm = self.decoding != DecodingParams().decoding
+        settle_types(self, ObservationKeys, ScheduleKeys)
         settle_evaluation(self)
         check_ranges(vars(self))
         super().__post_init__()
@@ -131,6 +132,7 @@ class LEDGRPOConfig(ObservationKeys, ScheduleKeys, EvaluationKeys, BaselineKeys,
             raise ValueError(f"report_to: {error}") from error
         decoding = self.decoding_params()
         settle_schedules(self)
+        warn_of_idle_keys(self)
         self._settle_support(decoding)
         if decoding.is_standard:
             return

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from led_rl.decoding import PREFIX
+from led_rl.recipe import checked, keys_of
 
 IMPORTANCE_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 CHOICES: dict[str, tuple[str, ...]] = {  # TRL finds out within the first step
@@ -86,12 +87,32 @@ def check_ranges(values: Mapping[str, Any]) -> None:
         value = values.get(key)
         if not isinstance(value, int | float) or isinstance(value, bool):
             continue
-        inside = (value >= least if with_least else value > least) and value <= most and math.isfinite(value)
+        inside = (value >= least if with_least else value > least) and value <= most and is_finite(value)
         if not inside:
             bounds = f"{'at least' if with_least else 'more than'} {least:g}"
             bounds += "" if most == ANY else f" and at most {most:.10g}"
             reason = "; the policy at temperature 0 has no gradient" if key == "temperature" and value == 0 else ""
             raise ValueError(f"{key} must be {bounds}; got {value!r}{reason}")
+
+
+def is_finite(value: int | float) -> bool:
+    """Whether a number is one that a float can hold."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def settle_types(args: Any, *configs: type) -> None:
+    """Gives a config's keys of these dataclasses the types that a recipe's have; points of schedules check their own.
+
+    Raises:
+        RecipeError: names the key, what was given and what is allowed.
+    """
+    keys = keys_of(*configs)
+    for key in keys:
+        if not key.endswith("_schedule"):
+            setattr(args, key, checked(type(args).__name__, key, getattr(args, key), keys))
 
 
 def check_generation_kwargs(given: Mapping[str, Any] | None) -> None:

@@ -1,5 +1,6 @@
 """The recipe keys of what changes over a run's steps, and what they must be."""
 
+import logging
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from led_rl.training.schedules.share import Share, count_of
 from led_rl.training.schedules.switch import Switch
 from led_rl.training.schedules.values import ScheduledCandidates, ScheduledDepth, ScheduledTemperature
 
+logger = logging.getLogger(__name__)
 FORM = "{linear: {STEP: VALUE, ...}} or {steps: {STEP: VALUE, ...}}, from the plain key's value at step 0."
 
 
@@ -103,9 +105,9 @@ def settle_schedules(args: Any) -> None:
     _check_switch(args)
     _check_share(args)
     if args.led_depth_schedule is not None:
-        if not args.decoding_params().reads_latents:
+        if not args.decoding_params().reads_depth:
             raise ValueError(
-                f"led_depth_schedule: decoding: {args.decoding!r} reads no latent layers; set decoding: led"
+                f"led_depth_schedule: decoding: {args.decoding!r} reads no layers by led_depth; set decoding: led"
             )
         if args.led_latent_layers is not None:
             raise ValueError("led_depth_schedule with led_latent_layers, which names the layers; leave one of them out")
@@ -125,8 +127,10 @@ def settle_schedules(args: Any) -> None:
 def _check_dynamic_sampling(args: Any) -> None:
     if args.dynamic_sampling_max_rounds < 1:
         raise ValueError(f"dynamic_sampling_max_rounds must be at least 1; got {args.dynamic_sampling_max_rounds}")
-    if args.dynamic_sampling_reward is not None and not args.dynamic_sampling:
-        raise ValueError("dynamic_sampling_reward has no effect without dynamic_sampling: true")
+    for key in ("dynamic_sampling_reward", "dynamic_sampling_max_rounds"):
+        given = getattr(args, key)
+        if given != ScheduleKeys.__dataclass_fields__[key].default and not args.dynamic_sampling:
+            raise ValueError(f"{key}: {given!r} has no effect without dynamic_sampling: true")
 
 
 def _check_switch(args: Any) -> None:
@@ -137,6 +141,8 @@ def _check_switch(args: Any) -> None:
             f"led_to_step must be more than led_from_step ({args.led_from_step}), or no rollout would explore; got "
             f"{args.led_to_step}"
         )
+    if 0 < args.max_steps <= args.led_from_step:
+        logger.warning(f"led_from_step: {args.led_from_step} with max_steps: {args.max_steps}: no rollout will explore")
 
 
 def _check_share(args: Any) -> None:
@@ -144,6 +150,11 @@ def _check_share(args: Any) -> None:
     if min(shares.values) < 0 or max(shares.values) > 1:
         key = "led_share" if args.led_share_schedule is None else "led_share_schedule"
         raise ValueError(f"{key} must lie between 0 and 1; got {shares.values}")
+    if max(count_of(share, generations) for share in shares.values) == 0 and args.led_share_schedule is not None:
+        raise ValueError(
+            f"led_share_schedule: {shares.values} of num_generations: {generations} are no completions, so that no "
+            "rollout would explore"
+        )
     explored = count_of(args.led_share, generations)
     if args.led_share_schedule is None and mixes(args) and not 0 < explored < generations:
         raise ValueError(

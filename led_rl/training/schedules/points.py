@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from led_rl.decoding import LARGEST_INTEGER
+from led_rl.training.checks.values import is_finite
+
 KINDS = ("linear", "steps")
 SHAPE = "{linear: {STEP: VALUE, ...}} or {steps: {STEP: VALUE, ...}}"
 
@@ -38,17 +41,20 @@ class Points:
         ((kind, named),) = given.items()
         if not isinstance(named, Mapping) or not named:
             raise ValueError(f"{key} must be {SHAPE}; got {given!r}")
-        points = {0: start}
+        points: dict[int, float] = {}
         for step, value in named.items():
             number = int(step) if isinstance(step, str) and step.isdecimal() else step
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise ValueError(f"{key}: a step must be a whole number from 0 on; got {step!r}")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
                 raise ValueError(f"{key}: the value of step {number} must be a number; got {value!r}")
-            if whole and value != int(value):
-                raise ValueError(f"{key}: the value of step {number} must be a whole number; got {value!r}")
+            if number in points:
+                raise ValueError(f"{key}: step {number} stands twice; each step may stand once")
+            if whole and (value != int(value) or value > LARGEST_INTEGER):
+                limit = f" up to {LARGEST_INTEGER}" if value > LARGEST_INTEGER else ""
+                raise ValueError(f"{key}: the value of step {number} must be a whole number{limit}; got {value!r}")
             points[number] = value
-        return cls(kind, tuple(sorted(points.items())), whole)
+        return cls(kind, tuple(sorted(({0: start} | points).items())), whole)
 
     def at(self, step: int) -> float:
         """The value of a step."""
