@@ -204,7 +204,10 @@ def test_layers_that_the_model_lacks_are_refused(params, parts):
 def test_an_engine_built_for_a_decoding_captures_just_what_its_requests_read(params, num_layers, final_entropy):
     """The options travel to the engine by environment."""
     if params.reads_latents:  # a model that has the layers
-        least = params.depth if params.latent_layers is None else max(params.latent_layers, default=0) + 1
+        named = params.latent_layers
+        if params.decoding == "dola" and not isinstance(params.dola_layers, str):
+            named = params.dola_layers
+        least = params.depth if named is None else max(named, default=0) + 1
         num_layers = max(num_layers, least)
     with mock.patch.dict(os.environ, EngineOptions.for_decoding(params, final_entropy).to_environment()):
         options = EngineOptions.from_environment()
