@@ -40,8 +40,8 @@ def stop_on_sigterm(request: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        if ordered is None:  # else the order may still be repeated while the process ends
-            signal.signal(signal.SIGTERM, before)
+        # The order may be repeated while the process ends, when Python would put the default in a handler's place.
+        signal.signal(signal.SIGTERM, before if ordered is None else signal.SIG_IGN)
 
 
 def end_with_launcher(parent: int) -> None:
