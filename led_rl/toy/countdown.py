@@ -10,7 +10,7 @@ Every integer 0-99 is one token, and the text of a trace is its tokens joined by
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
@@ -130,13 +130,20 @@ def split_of(numbers: tuple[int, ...]) -> Split:
 
 @cache
 def problems(split: Split) -> tuple[Problem, ...]:
+    """`all_problems` of this task."""
+    return all_problems(split, "countdown", LARGEST_NUMBER, split_of)
+
+
+def all_problems(
+    split: Split, task: str, largest_number: int, split_of: Callable[[tuple[int, ...]], Split]
+) -> tuple[Problem, ...]:
     """All problems of a split with a positive target that some attempt reaches, each multiset and target once.
 
-    The order, of the problems and of the numbers in each, is shuffled but always the same.
+    The order, of the problems and of the numbers in each, is shuffled but always the same for a task.
     """
-    rng = random.Random(f"countdown/{split}")
+    rng = random.Random(f"{task}/{split}")
     found = []
-    for numbers in combinations_with_replacement(range(1, LARGEST_NUMBER + 1), 3):
+    for numbers in combinations_with_replacement(range(1, largest_number + 1), 3):
         if split_of(numbers) == split:
             targets = sorted({attempt.value for attempt in attempts(numbers)} - {0})
             found += [Problem(_shuffled(numbers, rng), target) for target in targets]

@@ -16,9 +16,8 @@ import math
 import random
 from collections.abc import Iterator
 from functools import cache
-from itertools import combinations_with_replacement
 
-from led_rl.toy.countdown import Attempt, Problem, Split, Trace, attempts, build_tokenizer
+from led_rl.toy.countdown import Attempt, Problem, Split, Trace, all_problems, attempts, build_tokenizer
 
 __all__ = ["LONGEST_RESPONSE", "build_tokenizer", "problems", "split_of", "traces"]
 
@@ -39,19 +38,8 @@ def split_of(numbers: tuple[int, ...]) -> Split:
 
 @cache
 def problems(split: Split) -> tuple[Problem, ...]:
-    """All problems of a split with a positive target that some attempt reaches, each multiset and target once.
-
-    The order, of the problems and of the numbers in each, is shuffled but always the same.
-    """
-    rng = random.Random(f"routes/{split}")
-    found = []
-    for numbers in combinations_with_replacement(range(1, LARGEST_NUMBER + 1), 3):
-        if split_of(numbers) == split:
-            for target in sorted({attempt.value for attempt in attempts(numbers)} - {0}):
-                a, b, c = rng.sample(numbers, 3)
-                found.append(Problem((a, b, c), target))
-    rng.shuffle(found)
-    return tuple(found)
+    """`all_problems` of this task."""
+    return all_problems(split, "routes", LARGEST_NUMBER, split_of)
 
 
 def traces(count: int, seed: str) -> Iterator[Trace]:
