@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len({study.name for study in studies}) < len(studies):
         raise UserError(f"two recipes are called alike: {', '.join(str(study.path) for study in studies)}")
     command = "led-rl study " + shlex.join([*map(str, options.recipes), *(["--smoke"] if options.smoke else [])])
-    if not options.page_only:
+    if options.page_only:
+        write_page(options.page, options.results, studies)
+    else:
         print(announce(studies, options.at_once))
         if options.plan:
             return 0
@@ -39,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_study(study, options.at_once, options.only)
             write_results(options.results, results(study, command, smoke=options.smoke))
             write_page(options.page, options.results, studies)
-    write_page(options.page, options.results, studies)
     print(f"{options.page}, from {options.results}")
     return 0
 

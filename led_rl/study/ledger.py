@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from typing import Any
 
 from led_rl.decoding import UserError
 from led_rl.study.jobs import Job, fingerprint
+from led_rl.training.observation.provenance import git_revision
+from led_rl.training.preflight import ROOT
 
 FILE = "jobs.jsonl"
 
@@ -85,15 +86,8 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
 
 def commit() -> str:
     """The commit of the code that runs, with `+` if tracked files differ from it; empty outside a clone."""
-
-    def git(*words: str) -> str:
-        here = Path(__file__).resolve().parent
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    revision, changes, _ = (git_revision(ROOT) or "").partition("+")
+    return revision[:10] + changes
 
 
 def _digest(job: Job) -> str:
