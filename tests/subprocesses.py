@@ -4,7 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -15,6 +18,20 @@ def clean_shell(**changes: str) -> dict[str, str]:
     """The environment of `env -i PATH HOME`, and what keeps a test offline: nothing that the test session has set."""
     path = f"{BIN}:{os.environ['PATH']}"
     return {"PATH": path, "HOME": os.environ.get("HOME", "/"), "HF_HUB_OFFLINE": "1"} | changes
+
+
+def probe_runner(probe: str, folder: Path, model: object, of_two: str) -> Callable[[str], Any]:
+    """`run(job)`: what a job of tests/probes/PROBE.py saved, run once; the job `of_two` on two processes."""
+
+    @cache
+    def run(job: str) -> Any:
+        import torch
+
+        launcher = [BIN / "torchrun", "--nproc_per_node", "2", "--standalone"] if job == of_two else [sys.executable]
+        run_command(*launcher, ROOT / "tests" / "probes" / f"{probe}.py", job, model, folder, timeout=600)
+        return torch.load(folder / f"{job}.pt", weights_only=False)
+
+    return run
 
 
 def run_command(*arguments: object, timeout: float = 240.0, status: int = 0, **environment: str) -> str:

@@ -4,15 +4,12 @@ The trainers run in processes of their own (probes/swap_probe.py).
 """
 
 import math
-import sys
-from functools import cache
 
 import pytest
 import torch
 from conftest import save_tiny_model
-from subprocesses import BIN, ROOT, run_command
+from subprocesses import probe_runner
 
-PROBE = ROOT / "tests" / "probes" / "swap_probe.py"
 EXAMPLES = (
     "quick start", "custom reward", "several rewards", "tools", "environment", "rollout_func", "adapter", "evaluation",
     "iterable", "truncated completions masked",
@@ -25,14 +22,7 @@ def facts_of(tmp_path_factory):
     """`facts_of(job)`: what the probe's job found, run once."""
     folder = tmp_path_factory.mktemp("swap")
     model = save_tiny_model(folder / "model", layers=8, seed=3)
-
-    @cache
-    def run(job):
-        launcher = [BIN / "torchrun", "--nproc_per_node", "2", "--standalone"] if job == "uneven" else [sys.executable]
-        run_command(*launcher, PROBE, job, model, folder, timeout=600)
-        return torch.load(folder / f"{job}.pt", weights_only=False)
-
-    return run
+    return probe_runner("swap_probe", folder, model, of_two="uneven")
 
 
 def logged(found, key="loss"):

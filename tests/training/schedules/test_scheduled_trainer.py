@@ -1,14 +1,10 @@
 """What real training runs did whose rollouts and groups change over steps (probes/schedules_probe.py)."""
 
-import sys
-from functools import cache
-
 import pytest
 import torch
 from conftest import save_tiny_model
-from subprocesses import BIN, ROOT, run_command
+from subprocesses import probe_runner
 
-PROBE = ROOT / "tests" / "probes" / "schedules_probe.py"
 SIZE = 4  # completions of a group
 HEAT = [1.2, 1.1, 1.0, 0.9]
 CLOCKED = ("time/", "step_time", "train_", "profiling/", "rollout/tokens_per_second")
@@ -19,14 +15,7 @@ def facts_of(tmp_path_factory):
     """`facts_of(job)`: what the probe's job found, run once."""
     folder = tmp_path_factory.mktemp("schedules")
     model = save_tiny_model(folder / "model", layers=8, seed=3)
-
-    @cache
-    def run(job):
-        launcher = [BIN / "torchrun", "--nproc_per_node", "2", "--standalone"] if job == "two" else [sys.executable]
-        run_command(*launcher, PROBE, job, model, folder, timeout=600)
-        return torch.load(folder / f"{job}.pt", weights_only=False)
-
-    return run
+    return probe_runner("schedules_probe", folder, model, of_two="two")
 
 
 def logged(found):
