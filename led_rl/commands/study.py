@@ -1,6 +1,7 @@
 """`led-rl study`: runs what a study's recipe lacks, and writes the page of evidence from what was recorded."""
 
 import argparse
+import functools
 import os
 import shlex
 from collections.abc import Sequence
@@ -34,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.page_only:
         write_page(options.page, options.results, studies)
     else:
-        print(announce(studies, options.at_once))
+        print(announce(studies, options.at_once), flush=True)
         if options.plan:
             return 0
         for study in studies:
-            run_study(study, options.at_once, options.only)
+            run_study(study, options.at_once, options.only, functools.partial(print, flush=True))
             write_results(options.results, results(study, command, smoke=options.smoke))
             write_page(options.page, options.results, studies)
     print(f"{options.page}, from {options.results}")

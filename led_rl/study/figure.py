@@ -1,4 +1,4 @@
-"""The figure of a study: accuracy over temperature, differences of claims, entropy by layer, as far as there are."""
+"""The figure of a study: accuracy over temperature, rewards, differences of claims, entropy by layer; what there is."""
 
 import textwrap
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import numpy as np
 from led_rl.reporting.style import FAINT, HIGHER, LOWER, MARKERS, colour, new_figure, percent_axis, styled, whole_steps
 
 Found = Mapping[str, Any]
+LINES = ("-", "--", ":", "-.")  # of curves that share a colour
 
 
 @styled
@@ -17,6 +18,7 @@ def save_figure(path: Path, found: Found) -> Path | None:
     """Writes the figure; returns None where nothing has been run that it could show."""
     panels = [draw for shown, draw in (
         (_has_sweeps(found), _accuracy),
+        (bool(_reward_curves(found)), _rewards),
         (any(_in_points(claim) for claim in _claims(found)), _differences),
         (found["layers"], _entropies),
     ) if shown]  # fmt: skip
@@ -36,6 +38,24 @@ def _claims(found: Found) -> list[Found]:
 def _in_points(claim: Found) -> bool:
     """Whether a claim is about shares of 1, and has been tested."""
     return "pass@" in claim["figure"] and (claim.get("estimate") or {}).get("value") is not None
+
+
+def _reward_curves(found: Found) -> dict[str, Any]:
+    """Array (seeds, points, 2) of steps and mean rewards for each training arm."""
+    return {row["arm"]: np.array(row["curves"]) for row in found["training"] if row["figure"] == "reward"}
+
+
+def _rewards(panel: Any, found: Found) -> None:
+    """Training reward of every arm: the mean over its seeds, and between which values they lie."""
+    for index, (arm, curves) in enumerate(_reward_curves(found).items()):
+        steps, rewards = curves[0, :, 0], curves[:, :, 1]
+        style = {"color": colour(arm, index), "marker": MARKERS[index % len(MARKERS)], "markersize": 3.5}
+        style["linestyle"] = LINES[sum(line.get_color() == style["color"] for line in panel.lines) % len(LINES)]
+        panel.plot(steps, rewards.mean(axis=0), label=arm, **style)
+        panel.fill_between(steps, rewards.min(axis=0), rewards.max(axis=0), color=style["color"], alpha=0.12, lw=0)
+    panel.set(title="training reward (area: all seeds)", xlabel="step", ylim=(0, None))
+    percent_axis(panel)
+    panel.legend(fontsize=7)
 
 
 def _has_sweeps(found: Found) -> bool:

@@ -18,6 +18,7 @@ from led_rl.evaluation.arms import Arm
 
 BASE, CHOSEN = "base", "chosen"
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy's generators take
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -31,7 +32,7 @@ class WarmUp(_Part):
     task: str = "countdown"
     shape: str = "quickstart"
     steps: Count = 1200
-    seed: int = 0
+    seed: Seed = 0
     learning_rate: float = 2.5e-3
     layer_dropout: float = 0.0
 
@@ -50,7 +51,7 @@ class Training(_Part):
 
     recipe: str
     arms: dict[str, dict[str, Any]]
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     overrides: dict[str, Any] = {}
     launch: list[str] = []  # words before train.py, `accelerate launch ...`; none: this Python
 
@@ -104,7 +105,7 @@ class Confirmation(_Part):
     among: list[str] = Field(min_length=1)
     figure: str
     rows: tuple[int, int]
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     claims: list[Claim] = Field(min_length=1)  # `chosen` names the chosen cell
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 
 from led_rl.evaluation.arms import sweeps
-from led_rl.evaluation.estimates import Estimate
+from led_rl.evaluation.estimates import Estimate, Floats
 from led_rl.evaluation.metrics import is_share, shown_ks
 from led_rl.study.cells import Cells, MissingCellError, histories, recorded_figures
 from led_rl.study.claims import choose, judge, judge_premise, plain
@@ -20,6 +20,7 @@ from led_rl.study.ledger import read_attempts
 from led_rl.study.recipe import BASE, Study
 
 ENDS = 20  # training steps at either end over which a run's figures are averaged
+POINTS = 15  # of a run's curve; each is a mean over a slice of its steps
 TRAINING_FIGURES = (
     "reward",
     "entropy",
@@ -110,16 +111,29 @@ def _sweeps(study: Study, cells: Cells) -> list[dict[str, Any]]:
 
 
 def _training(study: Study, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """What the trainer logged: for each figure and run the means of the first and of the last steps."""
+    """What the trainer logged: for each figure and run the means of the first and of the last steps, and its curve."""
     rows = []
     for arm in study.training_arms:
         runs = histories(study, arm, seeds)
         for figure in TRAINING_FIGURES:
-            logged = [[entry[figure] for entry in run if isinstance(entry.get(figure), int | float)] for run in runs]
-            ends = [(float(np.mean(v[:ENDS])), float(np.mean(v[-ENDS:]))) for v in logged if v]
-            if ends:
-                rows.append({"arm": arm, "figure": figure, "first": [a for a, _ in ends], "last": [b for _, b in ends]})
+            logged = [
+                [(entry["step"], entry[figure]) for entry in run if isinstance(entry.get(figure), int | float)]
+                for run in runs
+            ]
+            found = [np.array(pairs) for pairs in logged if pairs]
+            if found:
+                row = {
+                    "first": [float(pairs[:ENDS, 1].mean()) for pairs in found],
+                    "last": [float(pairs[-ENDS:, 1].mean()) for pairs in found],
+                    "curves": [_curve(pairs) for pairs in found],
+                }
+                rows.append({"arm": arm, "figure": figure, **row})
     return rows
+
+
+def _curve(pairs: Floats) -> list[list[float]]:
+    """At most POINTS means of (step, figure), each over a slice of the run."""
+    return [part.mean(axis=0).tolist() for part in np.array_split(pairs, min(POINTS, len(pairs)))]
 
 
 def _analyses(study: Study) -> dict[str, Any]:

@@ -88,6 +88,8 @@ def test_the_default_studies_fit_three_hours_on_two_cores():
         ({"evaluate.n": 0}, r"key 'evaluate.n': .*greater than or equal to 1, got 0"),
         ({"problems.rows": [10, 10]}, r"problems.rows: expected \[first, end\)"),
         ({"train.seeds": [1, 1]}, r"each seed may stand once"),
+        ({"train.seeds": [-1]}, r"key 'train.seeds.0': .*greater than or equal to 0, got -1"),
+        ({"warmup.seed": 2**70}, r"key 'warmup.seed': .*less than 4294967296"),
         ({"train.arms": {"base": {}}}, r"'base' names something else"),
         ({"train.arms.led.led_dpeth": 3}, r"train.arms.led: .*unknown key 'led_dpeth'.*did you mean led_depth"),
         ({"train.arms.led.led_depth": 0}, r"train.arms.led: .*depth"),
