@@ -1,5 +1,8 @@
 """From a study's file to a checked recipe: what is wrong is said in one line before anything is run."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +140,26 @@ def _check_training(study: Study, instead: dict[str, Any]) -> None:
         if "/" in name or not name:
             raise RecipeError(f"{study.path}: train.arms: expected a name without `/`, got {name!r}")
         try:
-            load_recipe([path, *as_overrides(training.overrides | values | rows)], instead)
+            with _said_of(f"{study.path}: train.arms.{name}"):
+                load_recipe([path, *as_overrides(training.overrides | values | rows)], instead)
         except RecipeError as error:
             raise RecipeError(f"{study.path}: train.arms.{name}: {error}") from error
+
+
+@contextmanager
+def _said_of(what: str) -> Iterator[None]:
+    """Warnings about keys of training say what they are about."""
+    logger = logging.getLogger("led_rl.training.config")
+
+    def name(record: logging.LogRecord) -> bool:
+        record.msg = f"{what}: {record.msg}"
+        return True
+
+    logger.addFilter(name)
+    try:
+        yield
+    finally:
+        logger.removeFilter(name)
 
 
 def _check_cells(study: Study) -> None:

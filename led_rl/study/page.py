@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from led_rl.study.claims import NOT_RUN, NOT_SHOWN
+from led_rl.study.claims import NOT_RUN, NOT_SHOWN, REFUTED, SHOWN
 from led_rl.study.figure import save_figure
 from led_rl.study.recipe import Study
 from led_rl.study.running import duration
@@ -46,17 +46,34 @@ def write_page(page: Path, results: Path, studies: Sequence[Study]) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     folder = results.name if results.parent == page.parent else str(results)
     recipes = " ".join(_from_here(study.path) for study in studies)
-    parts = [HEAD.format(folder=folder, recipes=recipes)]
     given = {study.name: study for study in studies}
-    recorded = {path.stem: path for path in sorted(results.glob("*.json"))}
+    recorded = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
+    sections, summary = [], []
     for name in dict.fromkeys([*given, *recorded]):
         if name not in recorded:
-            parts.append(_not_run(given[name]))
+            sections.append(_not_run(given[name]))
+            summary.append((_link(given[name].recipe.title), NOT_RUN, "", ""))
             continue
-        found = json.loads(recorded[name].read_text(encoding="utf-8"))
+        found = recorded[name]
         figure = save_figure(results / f"{name}.png", found)
-        parts.append(_section(given.get(name), found, f"{folder}/{figure.name}" if figure else None))
-    page.write_text("\n".join(parts), encoding="utf-8")
+        sections.append(_section(given.get(name), found, f"{folder}/{figure.name}" if figure else None))
+        told = ("; ".join(_texts(found, verdict)) for verdict in (SHOWN, REFUTED))
+        summary.append((_link(found["recipe"]["title"]), *told, f"{len(_texts(found, NOT_SHOWN))} claims"))
+    head = HEAD.format(folder=folder, recipes=recipes)
+    table = _table(("study", SHOWN, REFUTED, NOT_SHOWN), summary)
+    page.write_text("\n".join([head, *table, "", *sections]), encoding="utf-8")
+
+
+def _link(title: str) -> str:
+    """To the section of this title, by the rule of Markdown viewers."""
+    anchor = "".join(char for char in title.lower().replace(" ", "-") if char.isalnum() or char in "-_")
+    return f"[{title}](#{anchor})"
+
+
+def _texts(found: Row, verdict: str) -> list[str]:
+    """The premises and claims of this verdict."""
+    rows = [*found["premises"], *found["claims"], *(found.get("confirmation") or {"claims": []})["claims"]]
+    return [row["text"] for row in rows if row["verdict"] == verdict]
 
 
 def _from_here(path: Path) -> str:

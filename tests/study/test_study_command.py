@@ -36,6 +36,8 @@ def test_a_study_runs_from_warm_up_to_page(ran):
     assert sorted(row["kind"] for row in attempts) == ["analyse", "evaluate", "evaluate", "train", "warm-up"]
     text = (folder / "page.md").read_text()
     assert "Smoke size: it shows that the path works, and says nothing else." in text
+    assert "| study | shown | refuted here | not shown at this n |" in text
+    assert "\n| [Training with LED rollouts](#training-with-led-rollouts) | " in text
     (claim,) = json.loads((folder / "page/small.json").read_text())["claims"]
     assert claim["estimate"]["n"] == 4
     assert (folder / "page/small.png").exists()

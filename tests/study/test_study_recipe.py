@@ -60,6 +60,13 @@ def test_the_training_study_is_as_large_as_it_should_be():
     assert {arm.sampling.temperature for arm in study.arms.values()} == {0.6, 1.0}
 
 
+def test_warnings_of_training_keys_name_their_arm(caplog):
+    load_study("recipes/study_training.yaml")
+    about = {record.getMessage().partition(": train_support")[0] for record in caplog.records}
+    assert "recipes/study_training.yaml: train.arms.led_vocabulary" in about
+    assert all(said.startswith("recipes/study_training.yaml: train.arms.led_vocabulary") for said in about)
+
+
 def test_a_confirmation_has_fresh_seeds_and_problems():
     recipe = load_study("recipes/study_ablation.yaml").recipe
     assert not {*recipe.train.seeds} & {*recipe.confirm.seeds}
