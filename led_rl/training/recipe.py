@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from led_rl.recipe import RecipeError, checked, described, keys_of, overrides, read_yaml, resolved
+from led_rl.training.checks.values import check_ranges
 from led_rl.training.config import CONFIGS, Recipe
 from led_rl.training.launcher import settings_of_the_launcher
 
@@ -48,7 +49,9 @@ def load_recipe(arguments: Sequence[str], instead: Mapping[str, Any] | None = No
     def build(config: type) -> Any:
         try:
             given = DEFAULTS | _evaluation(values) | values | dict(instead or {})
-            return config(**{key: value for key, value in given.items() if fields[key][0] is config})
+            made = config(**{key: value for key, value in given.items() if fields[key][0] is config})
+            check_ranges(vars(made))
+            return made
         except (ValueError, TypeError) as error:
             raise RecipeError(f"{path}: {error}") from error
 

@@ -248,7 +248,7 @@ class LEDGRPOTrainer(LiveEvaluation, ScheduledTrainer):
         mean = total / count
         self.append_metric("led/support_mass", mean)
         if mean < LEAST_SUPPORT_MASS and not self._warned_of_mass and self.accelerator.is_main_process:
-            logger.warning(LITTLE_MASS.format(mass=mean, step=self.state.global_step))
+            logger.warning(LITTLE_MASS.format(mass=mean, step=self.state.global_step + 1))
             self._warned_of_mass = True
 
     def _log_correction(self, output: dict[str, Any], supports: Supports) -> None:

@@ -26,6 +26,8 @@ from led_rl.training.recipe import load_recipe
         ({"top_p": 1.5}, ["top_p must be more than 0 and at most 1", "1.5"]),
         ({"min_p": -0.1}, ["min_p must be at least 0", "-0.1"]),
         ({"max_completion_length": 0}, ["max_completion_length must be at least 1", "0"]),
+        ({"lora_r": 0}, ["lora_r must be at least 1", "0"]),
+        ({"lora_dropout": 1.5}, ["lora_dropout must be at least 0 and at most 1", "1.5"]),
         ({"learning_rate": -1e-6}, ["learning_rate must be at least 0", "-1e-06"]),
         ({"learning_rate": float("inf")}, ["learning_rate", "inf"]),
         ({"vllm_gpu_memory_utilization": 1.5}, ["vllm_gpu_memory_utilization", "at most 1", "1.5"]),
