@@ -133,7 +133,7 @@ def _section(study: Study | None, found: Row, figure: str | None) -> str:
     if found["training"]:
         lines += ["### Training: mean of the first → last 20 steps, each seed\n", *_training(found["training"]), ""]
     if found["layers"]:
-        lines += ["### Layers, read on the base model's thoughts\n", *_layers(found["layers"]), ""]
+        lines += ["### Layers, read on the base model's thoughts\n", *_layers(found["layers"]), "", *_reservoirs(found["layers"]), ""]
     lines += [_flow(_cost(found)), ""]
     return "\n".join(lines)
 
@@ -254,6 +254,15 @@ def _layers(layers: Mapping[str, Row]) -> list[str]:
         "latent layers' mass on C",
     )
     return _table(head, lines)
+
+
+def _reservoirs(layers: Mapping[str, Row]) -> list[str]:
+    """What `led-rl analyse` says of each model, models of the same verdict together."""
+    said: dict[str, list[str]] = {}
+    for label, found in layers.items():
+        said.setdefault(found["verdict"]["sentence"], []).append(label)
+    lines = [f"`led-rl analyse` says of {', '.join(labels)}: {sentence}." for sentence, labels in said.items()]
+    return [_flow(line) for line in lines]
 
 
 def _cost(found: Row) -> str:
