@@ -133,7 +133,13 @@ def _section(study: Study | None, found: Row, figure: str | None) -> str:
     if found["training"]:
         lines += ["### Training: mean of the first → last 20 steps, each seed\n", *_training(found["training"]), ""]
     if found["layers"]:
-        lines += ["### Layers, read on the base model's thoughts\n", *_layers(found["layers"]), "", *_reservoirs(found["layers"]), ""]
+        lines += [
+            "### Layers, read on the base model's thoughts\n",
+            *_layers(found["layers"]),
+            "",
+            *_reservoirs(found["layers"]),
+            "",
+        ]
     lines += [_flow(_cost(found)), ""]
     return "\n".join(lines)
 

@@ -130,7 +130,7 @@ class LEDGRPOConfig(ObservationKeys, ScheduleKeys, EvaluationKeys, BaselineKeys,
             get_reporting_integration_callbacks(self.report_to)  # else found out once the weights are loaded
         except ValueError as error:
             raise ValueError(f"report_to: {error}") from error
-        decoding = self.decoding_params()
+        decoding, *_ = [self.decoding_params(name) for name in (self.decoding, *(self.eval_decodings or ()))]
         settle_schedules(self)
         warn_of_idle_keys(self)
         self._settle_support(decoding)

@@ -97,6 +97,9 @@ def test_pass_metrics_by_hand():
     assert pass_metrics(np.array([[1.0], [0.0]])) == {"pass@1": 0.5}
 
 
+NOISE = {"use_vllm": True, "eval_decodings": ["latent_noise"]}
+
+
 def config(tmp_path: Path, **changes):
     return LEDGRPOConfig(str(tmp_path), **({"use_cpu": True, "bf16": False} | changes))
 
@@ -115,6 +118,8 @@ def test_the_decodings_of_an_evaluation_are_the_run_s_own(tmp_path):
         ({"eval_decodings": ["led", "led"]}, "must name each decoding once"),
         ({"eval_decodings": []}, "must name each decoding once"),
         ({"eval_samples": 0}, "eval_samples must be at least 1; got 0"),
+        ({**NOISE, "led_noise_scale": -1.0}, "led_noise_scale must be .*, got -1.0"),
+        ({**NOISE, "led_noise_layers": [1, 1]}, "led_noise_layers must not repeat a layer"),
         ({"use_vllm": False, "eval_decodings": ["led"]}, "needs use_vllm: true"),
         ({"decoding": "soft_thinking"}, "'soft_thinking' cannot train: .* none has a log-probability"),
         ({"decoding": "latent_noise"}, "'latent_noise' cannot train: .* the noise of the engine's forward passes"),
