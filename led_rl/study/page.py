@@ -48,7 +48,8 @@ def write_page(page: Path, results: Path, studies: Sequence[Study]) -> None:
     recipes = " ".join(_from_here(study.path) for study in studies)
     given = {study.name: study for study in studies}
     recorded = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
-    sections, summary = [], []
+    sections: list[str] = []
+    summary: list[tuple[str, ...]] = []
     for name in dict.fromkeys([*given, *recorded]):
         if name not in recorded:
             sections.append(_not_run(given[name]))
