@@ -19,6 +19,8 @@ from led_rl.study import KINDS
 from led_rl.study.jobs import Job, write_settings
 from led_rl.study.ledger import Ledger
 
+# A config that is checked in this process sets these, and runs that share a port cannot run at once.
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 STOP_S = 60.0  # a job that was asked to end may save for so long
 
 
@@ -95,7 +97,8 @@ class Runner:
 
     def _environment(self) -> dict[str, str]:
         threads = max(1, (os.cpu_count() or 1) // self._at_once)
-        return {"OMP_NUM_THREADS": str(threads), "WANDB_SILENT": "true", "WANDB_MODE": "offline"} | dict(os.environ)
+        own = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+        return {"OMP_NUM_THREADS": str(threads), "WANDB_SILENT": "true", "WANDB_MODE": "offline"} | own
 
     def _stop(self) -> None:
         """Asks what runs to save and end."""

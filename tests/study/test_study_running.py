@@ -55,6 +55,12 @@ def test_a_failure_is_one_line_and_is_tried_again(tmp_path):
     ]
 
 
+def test_jobs_do_not_share_the_port_of_a_config_that_was_checked_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "12345")
+    monkeypatch.setenv("RANK", "0")
+    run(tmp_path, [[job("a", "import os; assert not {'MASTER_PORT', 'RANK'} & {*os.environ}")]])
+
+
 def test_a_job_with_other_settings_is_refused(tmp_path):
     run(tmp_path, [[job("a", "pass")]])
     with pytest.raises(UserError, match="'a' was run with other settings"):
