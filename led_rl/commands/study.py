@@ -21,8 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     from led_rl.study.loading import load_study
     from led_rl.study.page import write_page
+    from led_rl.study.recipe import Study
     from led_rl.study.results import results, write_results
     from led_rl.study.run import announce, run_study
+    from led_rl.study.running import JobError
 
     runs_here = not (options.plan or options.page_only)
     studies = [
@@ -38,10 +40,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(announce(studies, options.at_once), flush=True)
         if options.plan:
             return 0
-        for study in studies:
-            run_study(study, options.at_once, options.only, functools.partial(print, flush=True))
+
+        def record(study: Study) -> None:
             write_results(options.results, results(study, command, smoke=options.smoke))
             write_page(options.page, options.results, studies)
+
+        failures = []
+        for study in studies:
+            try:
+                run_study(study, options.at_once, options.only, functools.partial(print, flush=True))
+            except JobError as error:
+                failures.append(str(error))
+            except KeyboardInterrupt:
+                record(study)
+                raise
+            record(study)
+        if failures:
+            raise JobError("; ".join(failures))
     print(f"{options.page}, from {options.results}")
     return 0
 

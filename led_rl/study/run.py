@@ -15,7 +15,8 @@ def run_study(study: Study, at_once: int, only: Sequence[str] = KINDS, say: Call
     """Runs every job that is missing, or those of some kinds.
 
     Raises:
-        UserError: a job failed, was run with other settings, or the problems are too few.
+        JobError: jobs failed.
+        UserError: a job was run with other settings, or the problems are too few.
     """
     recipe = study.recipe
     with open_ledger(study.output) as ledger:

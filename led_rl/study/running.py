@@ -24,6 +24,10 @@ LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 STOP_S = 60.0  # a job that was asked to end may save for so long
 
 
+class JobError(UserError):
+    """Jobs of a study failed; what others did is recorded."""
+
+
 class Runner:
     """Runs jobs of the kinds `only` as processes, `at_once` chains at a time."""
 
@@ -44,10 +48,10 @@ class Runner:
         self._left: list[Job] = []
 
     def run(self, chains: Sequence[Sequence[Job]]) -> None:
-        """Runs what is not done yet.
+        """Runs what is not done yet. The chains that are left go on where a job fails.
 
         Raises:
-            UserError: a job failed (names it, its log and the log's last line); the others are then asked to end.
+            JobError: after all of them: jobs failed (names each, its log and the log's last line).
         """
         waiting = [[job for job in chain if not self._ledger.done(job)] for chain in chains]
         self._finished += sum(map(len, chains)) - sum(map(len, waiting))
@@ -55,12 +59,17 @@ class Runner:
         self._left = [job for chain in waiting for job in chain]
         with _sigterm_as_interrupt(), ThreadPoolExecutor(self._at_once) as pool:
             futures = [pool.submit(self._chain, chain) for chain in waiting if chain]
+            failures = []
             try:
                 for future in as_completed(futures):
-                    future.result()
+                    if error := future.exception():
+                        failures.append(str(error))
+                        self._say(f"error: {error}; what does not need it goes on")
             except BaseException:
                 self._stop()
                 raise
+        if failures:
+            raise JobError("; ".join(failures))
 
     def _chain(self, chain: Sequence[Job]) -> None:
         for job in chain:
