@@ -14,7 +14,7 @@ from pathlib import Path
 from subprocesses import BIN, ROOT
 
 from led_rl.decoding import DecodingParams
-from led_rl.engines.environment import CPU_ENVIRONMENT
+from led_rl.engines.environment import CPU_ENVIRONMENT, LAUNCHED
 
 SIZES = ("--max-model-len", "256", "--max-num-seqs", "64")
 DEFAULT = DecodingParams("led", k=4, draw="marginal")  # one draw from mu, whose log-probability is then log mu
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 def clean_environment(**changes: str) -> dict[str, str]:
     """The environment of a user's shell: without what the test session itself has set for vLLM."""
-    dropped = {*CPU_ENVIRONMENT, "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    dropped = {*CPU_ENVIRONMENT, *LAUNCHED}
     kept = {name: value for name, value in os.environ.items() if name not in dropped and not name.startswith("LED_RL")}
     return kept | {"HF_HUB_OFFLINE": "1"} | changes
 

@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from led_rl.engines.environment import LAUNCHED
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def clean_shell(**changes: str) -> dict[str, str]:
@@ -42,7 +43,7 @@ def run_command(*arguments: object, timeout: float = 240.0, status: int = 0, **e
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in DISTRIBUTED and not name.startswith(("ACCELERATE_", "TORCHELASTIC_", "LED_RL_"))
+        if name not in LAUNCHED and not name.startswith(("ACCELERATE_", "TORCHELASTIC_", "LED_RL_"))
     }
     process = subprocess.Popen(
         [str(argument) for argument in arguments],

@@ -37,6 +37,7 @@ from led_rl.benchmarks.trainer_results import (
     table,
 )
 from led_rl.decoding import UserError
+from led_rl.engines.environment import LAUNCHED
 
 if TYPE_CHECKING:
     from led_rl.training.config import Recipe
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart_standard.yaml"
 RESULTS, FIGURE = "benchmark-trainer.json", "benchmark-trainer.png"
 WARM_UP = 1  # rounds
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SMOKE = ("--max_completion_length", "6", "--num_generations", "4", "--per_device_train_batch_size", "8")
 WATCHED: tuple[str, ...] = (
     "--report_to",

@@ -5,6 +5,8 @@ import os
 import socket
 from pathlib import Path
 
+# What a launcher tells a process; TRL and checked configs set it, too, and what is started next must not inherit that.
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default takes half of the memory
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # engine in this process: statistics and weights are read directly

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from led_rl.decoding import UserError
+from led_rl.engines.environment import LAUNCHED
 from led_rl.study import KINDS
 from led_rl.study.jobs import Job, write_settings
 from led_rl.study.ledger import Ledger
 
-# A config that is checked in this process sets these, and runs that share a port cannot run at once.
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 STOP_S = 60.0  # a job that was asked to end may save for so long
 
 
