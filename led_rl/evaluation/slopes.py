@@ -56,17 +56,12 @@ def _slopes(
     ks = shown_ks(int(key[5:]) for key in figures[0] if key.startswith("pass@") and all(key in f for f in figures))
     t = np.array(list(temperatures.values()))
     weights = (t - t.mean()) / ((t - t.mean()) ** 2).sum()  # (temperatures,)
-    return [
-        Slope(
-            checkpoint,
-            benchmark,
-            name,
-            k,
-            sorted(set(temperatures.values())),
-            mean_interval(weights @ np.stack([each[f"pass@{k}"] for each in figures])),
-        )
-        for k in dict.fromkeys((1, ks[-1]) if ks else ())
-    ]
+    found = []
+    for k in dict.fromkeys((1, ks[-1]) if ks else ()):
+        values = np.stack([each[f"pass@{k}"] for each in figures])
+        alpha = mean_interval(weights @ (values - values[0]))  # the weights' sum is 0 but for rounding
+        found.append(Slope(checkpoint, benchmark, name, k, sorted(set(temperatures.values())), alpha))
+    return found
 
 
 def write_slopes(folder: str | Path, found: Sequence[Slope]) -> Path:

@@ -49,7 +49,8 @@ class Cells:
             temperatures = sweeps(of_arm)[decoding]
             t = np.array(list(temperatures.values()))
             weights = (t - t.mean()) / ((t - t.mean()) ** 2).sum()  # (temperatures,)
-            return weights @ np.stack([_of(recorded, name, key, figure.removeprefix(ALPHA)) for key in temperatures])
+            figures = np.stack([_of(recorded, name, key, figure.removeprefix(ALPHA)) for key in temperatures])
+            return weights @ (figures - figures[0])  # the weights' sum is 0 but for rounding
         return _of(recorded, name, decoding, figure)
 
     def known(self, cell: str) -> bool:

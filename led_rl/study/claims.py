@@ -1,13 +1,13 @@
 """Claims and what the numbers say of them, by one rule.
 
 A claim says that a figure of one cell is larger (or smaller) than that of another, or than 0. The difference, over the
-same seeds and problems, has a 95 % interval and a p-value; the p-values of a study's claims are corrected together
+same seeds and problems, has a 95 % interval and a p-value; the p-values of a table of claims are corrected together
 (Holm).
 
     shown                  the corrected p-value is below 0.05 and the difference has the claimed sign
     refuted here           it is below 0.05 and the sign is the other one
     not shown at this n    otherwise; beside it stands the smallest true difference that so many seeds and problems
-                           show with a power of 80 % (before the correction)
+                           show with a power of 80 %, if no other claim of the table is true
 """
 
 import math
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from led_rl.evaluation.estimates import Floats
 from led_rl.evaluation.metrics import is_share
 from led_rl.evaluation.significance import holm
 from led_rl.study.cells import Cells, MissingCellError
@@ -32,27 +33,30 @@ def judge(claims: Sequence[Claim], cells: Cells, chosen: str | None = None) -> l
         chosen: the cell that the word `chosen` stands for.
     """
     rows: list[dict[str, Any]] = []
+    tested: list[tuple[dict[str, Any], Floats]] = []  # with the differences, (seeds, problems)
     for claim in claims:
         named = [(chosen or CHOSEN) if cell == CHOSEN else cell for cell in (claim.first, claim.second) if cell]
         row = {**claim.model_dump(), **dict(zip(("first", "second"), named, strict=False)), "verdict": NOT_RUN}
-        if CHOSEN not in named:
-            try:
-                values = cells.values(named[0], claim.figure)
-                if len(named) > 1:
-                    values = values - cells.values(named[1], claim.figure)
-            except MissingCellError:
-                pass
-            else:
-                seeds = 1 if all(cell.startswith(f"{BASE}/") for cell in named) else len(cells.seeds)
-                estimate = crossed_mean(values[:seeds], difference=True, bound=1.0 if is_share(claim.figure) else None)
-                row |= {"estimate": estimate, "seeds": seeds, "samples_each": cells.samples}
         rows.append(row)
-    tested = [row for row in rows if "estimate" in row]
-    corrected = holm([math.nan if (p := row["estimate"].p_value) is None else p for row in tested])
-    for row, p_holm in zip(tested, corrected, strict=True):
-        row["estimate"] = replace(row["estimate"], p_holm=p_holm)
-        row["verdict"] = verdict(row["estimate"].value, p_holm, row["expected"])
-        row["estimate"] = plain(asdict(row["estimate"]))
+        if CHOSEN in named:
+            continue
+        try:
+            values = cells.values(named[0], claim.figure)
+            if len(named) > 1:
+                values = values - cells.values(named[1], claim.figure)
+        except MissingCellError:
+            continue
+        row["seeds"] = 1 if all(cell.startswith(f"{BASE}/") for cell in named) else len(cells.seeds)
+        row["samples_each"] = cells.samples
+        tested.append((row, values[: row["seeds"]]))
+    estimates = [
+        crossed_mean(values, difference=True, bound=1.0 if is_share(row["figure"]) else None, tests=len(tested))
+        for row, values in tested
+    ]
+    corrected = holm([math.nan if found.p_value is None else found.p_value for found in estimates])
+    for (row, _), found, p_holm in zip(tested, estimates, corrected, strict=True):
+        row["verdict"] = verdict(found.value, p_holm, row["expected"])
+        row["estimate"] = plain(asdict(replace(found, p_holm=p_holm)))
     return rows
 
 
@@ -67,7 +71,7 @@ def judge_premise(premise: Premise, analysis: Mapping[str, Any] | None) -> dict[
     """A premise with the figure that was read of the base model's layers.
 
     Its interval decides where there is one: shown if all of it lies on the stated side of the bound, refuted if all of
-    it lies on the other. Figures of layers have no interval; there the value decides.
+    it lies on the other. Figures of layers have no interval; there the value decides. Premises are not corrected.
     """
     row = {**premise.model_dump(), "verdict": NOT_RUN}
     if analysis is None:
@@ -80,7 +84,7 @@ def judge_premise(premise: Premise, analysis: Mapping[str, Any] | None) -> dict[
         low = high = value
         row["estimate"] = {"value": value, "n": analysis["problems"]}
     else:
-        found = analysis["means"][measure]
+        found = (analysis["means"] | analysis["verdict"]["figures"])[measure]
         value, low, high = found["value"], found["low"], found["high"]
         row["estimate"] = {"value": value, "low": low, "high": high, "n": analysis["problems"]}
     above, below = premise.above, premise.below

@@ -104,11 +104,12 @@ def _check_rows(study: Study) -> None:
             raise RecipeError(
                 f"{study.path}: confirm.rows: expected rows that problems.rows [{a}, {b}] does not hold, got [{c}, {d}]"
             )
+    of_model = (*SCALARS, "gain")
     for premise in study.recipe.premises:
         layer, _, measure = premise.figure.rpartition(" ")
-        if (layer not in ("final", "latent") or measure not in MEASURES) if layer else measure not in SCALARS:
+        if (layer not in ("final", "latent") or measure not in MEASURES) if layer else measure not in of_model:
             raise RecipeError(
-                f"{study.path}: premises: no figure is called {premise.figure!r}; figures: {', '.join(SCALARS)}, and "
+                f"{study.path}: premises: no figure is called {premise.figure!r}; figures: {', '.join(of_model)}, and "
                 f"`final` or `latent` before {', '.join(MEASURES)}"
             )
         if (premise.above is None) == (premise.below is None):

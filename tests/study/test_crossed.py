@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from led_rl.evaluation.estimates import mean_interval
-from led_rl.study.crossed import crossed_mean
+from led_rl.study.crossed import critical, crossed_mean, variance_parts
 
 
 def drawn(rng, seeds, problems, of_seeds, of_problems, rest, mean=0.0):
@@ -17,15 +17,40 @@ def drawn(rng, seeds, problems, of_seeds, of_problems, rest, mean=0.0):
     )
 
 
-@pytest.mark.parametrize(("of_seeds", "of_problems", "rest"), [(0.1, 0.2, 1.0), (0.5, 0.0, 1.0), (0.0, 1.0, 1.0)])
-def test_intervals_cover_the_truth_as_often_as_they_say(of_seeds, of_problems, rest):
-    """Whatever varies most: seeds, problems or neither; too wide is allowed, too narrow is not."""
-    rng = np.random.default_rng(0)
-    tries, covered = 600, 0
-    for _ in range(tries):
-        estimate = crossed_mean(drawn(rng, 3, 60, of_seeds, of_problems, rest, 0.3), difference=True)
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("problems", [60, 500])
+@pytest.mark.parametrize(
+    ("of_seeds", "of_problems", "rest"),
+    [(0.0, 0.0, 1.0), (0.5, 0.0, 0.5), (0.95, 0.0, 0.05), (0.0, 0.5, 0.5), (0.5, 0.45, 0.05), (0.8, 0.19, 0.01)],
+)  # shares of the mean's variance
+def test_true_nulls_are_rejected_no_more_often_than_the_level_says(seeds, problems, of_seeds, of_problems, rest):
+    """Many layouts at once: their mean squares are independent chi-squares (Scheffé, chapter 7)."""
+    rng, tries = np.random.default_rng(0), 40_000
+    freedom = (seeds - 1, problems - 1, (seeds - 1) * (problems - 1))
+    shares = (of_seeds + rest, of_problems + rest, rest)
+    a, b, r = (share * rng.chisquare(df, tries) / df for share, df in zip(shares, freedom, strict=True))
+    means = np.abs(rng.normal(size=tries))
+    for level, times in ((0.05, 1.06), (0.05 / 9, 1.45)):
+        parts = variance_parts(a, b, r, seeds, problems)
+        rejected = means > critical(parts, level) * np.sqrt(sum(part for part, _ in parts))
+        assert rejected.mean() < times * level
+
+
+def test_the_parts_of_the_variance_are_those_of_the_layout():
+    """Against the mean squares of an ordinary analysis of variance; the interval covers as often as it says."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(300):
+        values = drawn(rng, 3, 60, 0.1, 0.2, 1.0, 0.3)
+        estimate = crossed_mean(values, difference=True)
         covered += estimate.low <= 0.3 <= estimate.high
-    assert covered / tries > 0.925
+        between = [((values.mean(axis=axis) - values.mean()) ** 2).sum() * n for axis, n in ((1, 60), (0, 3))]
+        within = ((values - values.mean()) ** 2).sum() - sum(between)
+        a, b, r = (square / df / values.size for square, df in zip((*between, within), (2, 59, 118), strict=True))
+        parts = variance_parts(a, b, r, 3, 60)
+        half = critical(parts, 0.05) * math.sqrt(sum(part for part, _ in parts))
+        assert estimate.high - estimate.value == pytest.approx(half)
+        assert critical(parts, estimate.p_value) * half / critical(parts, 0.05) == pytest.approx(abs(estimate.value))
+    assert covered / 300 > 0.93
 
 
 def test_a_detectable_effect_is_detected_as_often_as_it_says():
@@ -37,6 +62,20 @@ def test_a_detectable_effect_is_detected_as_often_as_it_says():
     for _ in range(400):
         found.append(crossed_mean(drawn(rng, 5, 80, 0.1, 0.3, 1.0, typical), difference=True).p_value < 0.05)
     assert 0.68 < np.mean(found) < 0.92
+
+
+def test_a_detectable_effect_grows_with_the_claims_that_are_tested_together():
+    values = drawn(np.random.default_rng(4), 3, 80, 0.1, 0.3, 1.0)
+    for layout in (values, values[:1]):
+        alone, among_nine = (crossed_mean(layout, difference=True, tests=n).detectable for n in (1, 9))
+        assert among_nine > 1.2 * alone
+
+
+def test_shares_and_their_differences_stay_in_their_range():
+    values = np.random.default_rng(5).random((2, 4)).round()
+    share, of_difference = crossed_mean(values, bound=1.0), crossed_mean(-values, difference=True, bound=1.0)
+    assert (share.low, share.high) == (0.0, 1.0)
+    assert (of_difference.low, of_difference.high) == (-1.0, 1.0)
 
 
 def test_seeds_that_differ_weigh_more_than_problems():

@@ -115,6 +115,7 @@ def test_premises_are_judged_by_their_intervals():
     analysis = {
         "problems": 9,
         "latent_layers": [2, 1],
+        "verdict": {"figures": {"gain": {"value": 0.02, "low": 0.01, "high": 0.03}}},
         "means": {"explored": {"value": 0.08, "low": 0.06, "high": 0.11}},
         "layers": {"without_norm": {"top2": [0.1, 0.2, 0.3, 0.995], "overlap": [0.0, 0.2, 0.4, 1.0]}},
     }
@@ -125,6 +126,7 @@ def test_premises_are_judged_by_their_intervals():
     assert says(figure="explored", below=0.1) == "not shown at this n"
     assert says(figure="explored", below=0.12) == "shown"
     assert says(figure="explored", below=0.05) == "refuted here"
+    assert says(figure="gain", above=0.1) == "refuted here"
     assert says(figure="final top2", above=0.99) == "shown"
     assert judge_premise(Premise(text="", figure="latent overlap", above=0.25), analysis)["verdict"] == "shown"
     assert judge_premise(Premise(text="", figure="explored", below=0.1), None)["verdict"] == "not run yet"

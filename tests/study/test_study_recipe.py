@@ -14,7 +14,7 @@ def all_words(job):
 
 
 DEFAULT = ["premise", "collapse", "training", "ablation"]  # of `make study`
-RECIPES = [*DEFAULT, "collapse_long", "collapse_gpu", "training_gpu"]
+RECIPES = [*DEFAULT, "collapse_gpu", "training_gpu"]
 
 
 @pytest.fixture
