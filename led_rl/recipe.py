@@ -53,8 +53,11 @@ def find_recipe(name: str) -> Path:
         RecipeError: there is no such file.
     """
     path = Path(name).expanduser()
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise RecipeError(f"recipe {name!r}: {error.strerror}") from error
     parts = path.parts[1:] if path.parts[:1] == ("recipes",) else path.parts
     for folder in recipe_folders():
         if not path.is_absolute() and (found := folder.joinpath(*parts)).is_file():
@@ -75,7 +78,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"recipe {str(path)!r} does not exist")
     try:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not text, or a date that does not exist
         raise RecipeError(f"{path}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: `key: value` lines expected, got {type(values).__name__}")

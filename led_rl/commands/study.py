@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import itertools
 import os
 import shlex
 from collections.abc import Sequence
@@ -31,8 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         load_study(path, smoke=options.smoke, output=_output(options, path), runs_here=runs_here)
         for path in options.recipes
     ]
-    if len({study.name for study in studies}) < len(studies):
-        raise UserError(f"two recipes are called alike: {', '.join(str(study.path) for study in studies)}")
+    for what in ("name", "output"):
+        if len({getattr(study, what) for study in studies}) < len(studies):
+            raise UserError(f"two recipes have the same {what}: {', '.join(str(study.path) for study in studies)}")
+    for study, other in itertools.combinations(studies, 2):
+        if study.recipe.base == other.recipe.base and study.recipe.warmup != other.recipe.warmup:
+            raise UserError(f"{study.path} and {other.path}: base {study.recipe.base!r} is made in two ways (`warmup`)")
     command = "led-rl study " + shlex.join([*map(str, options.recipes), *(["--smoke"] if options.smoke else [])])
     if options.page_only:
         write_page(options.page, options.results, studies)
@@ -49,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for study in studies:
             try:
                 run_study(study, options.at_once, options.only, functools.partial(print, flush=True))
-            except JobError as error:
+            except UserError as error:
                 failures.append(str(error))
             except KeyboardInterrupt:
                 record(study)
@@ -87,9 +92,30 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.page is None:
         options.page = Path("runs/study/smoke/evidence.md" if options.smoke else "docs/evidence.md")
+    if not options.page.suffix or options.page.is_dir():
+        parser.error(f"argument --page: expected a file such as evidence.md, got '{options.page}'")
     if options.results is None:
         options.results = options.page.with_suffix("")
+    elif options.page_only and not options.results.is_dir():
+        parser.error(f"argument --results: there is no folder '{options.results}'")
+    if options.plan and options.page_only:
+        parser.error("argument --plan: not allowed with argument --page-only")
+    if not options.plan:
+        _check_writable(options)
     return options
+
+
+def _check_writable(options: argparse.Namespace) -> None:
+    """The page and the results can be written, before jobs run for hours."""
+    try:
+        for folder in (options.page.parent, options.results):
+            folder.mkdir(parents=True, exist_ok=True)
+        there = options.page.exists()
+        options.page.open("a").close()
+        if not there:
+            options.page.unlink()
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be written: {error.strerror}") from error
 
 
 def _output(options: argparse.Namespace, path: str) -> str | None:

@@ -125,9 +125,8 @@ def _each_temperature(given: dict[str, Any]) -> list[dict[str, Any]]:
     if not temperatures:
         raise EvaluationError(f"arm {given['decoding']!r}: temperature: expected a number, or a list of some; got []")
     rest = {key: value for key, value in given.items() if key != "temperature"}
-    name = {"name": f"{given['name']} T {{}}"} if "name" in given else {}
     return [
-        rest | {"temperature": value} | {key: text.format(value) for key, text in name.items()}
+        rest | {"temperature": value} | ({"name": f"{given['name']} T {value}"} if "name" in given else {})
         for value in temperatures
     ]
 

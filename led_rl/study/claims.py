@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
+
 from led_rl.evaluation.estimates import Floats
 from led_rl.evaluation.metrics import is_share
 from led_rl.evaluation.significance import holm
@@ -94,12 +96,13 @@ def judge_premise(premise: Premise, analysis: Mapping[str, Any] | None) -> dict[
 
 
 def choose(among: Sequence[str], figure: str, cells: Cells) -> str | None:
-    """The cell with the largest mean figure; None until all of them have been run."""
+    """The cell with the largest mean, over problems with a figure in every cell; None until all have been run."""
     try:
-        means = {cell: float(cells.values(cell, figure).mean()) for cell in among}
+        values = np.stack([cells.values(cell, figure) for cell in among])  # (cells, seeds, problems)
     except MissingCellError:
         return None
-    return max(means, key=lambda cell: means[cell])
+    known = values[:, :, ~np.isnan(values).any(axis=(0, 1))]
+    return among[int(known.mean(axis=(1, 2)).argmax())] if known.size else among[0]
 
 
 def plain(value: Any) -> Any:
@@ -108,4 +111,4 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

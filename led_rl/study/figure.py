@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from led_rl.reporting.style import FAINT, HIGHER, LOWER, MARKERS, colour, new_figure, percent_axis, styled, whole_steps
+from led_rl.study.claims import REFUTED, SHOWN
 
 Found = Mapping[str, Any]
 LINES = ("-", "--", ":", "-.")  # of curves that share a colour
@@ -82,13 +83,13 @@ def _accuracy(panel: Any, found: Found) -> None:
 
 
 def _differences(panel: Any, found: Found) -> None:
-    """Difference and interval of every claim, in the claimed direction."""
+    """Difference and interval of every claim, in the claimed direction, coloured by its verdict."""
     rows = [claim for claim in _claims(found) if _in_points(claim)]
     for place, claim in enumerate(reversed(rows)):
         estimate, sign = claim["estimate"], 1 if claim["expected"] == "larger" else -1
         value = 100 * sign * estimate["value"]
         ends = sorted(100 * sign * estimate[end] for end in ("low", "high"))
-        shade = HIGHER if ends[0] > 0 else LOWER if ends[1] < 0 else FAINT
+        shade = {SHOWN: HIGHER, REFUTED: LOWER}.get(claim["verdict"], FAINT)
         panel.plot(ends, [place, place], color=shade, lw=1.6)
         panel.plot([value], [place], "o", color=shade, markersize=5)
     panel.axvline(0, color=FAINT, lw=0.8)
@@ -106,6 +107,6 @@ def _entropies(panel: Any, found: Found) -> None:
         values = np.mean(curves, axis=0)
         style = {"color": colour(name, index), "marker": MARKERS[index % len(MARKERS)], "markersize": 3.5}
         panel.plot(np.arange(len(values)), values, label=name, **style)
-    panel.set(title="entropy / log V", xlabel="layer (last: final)", ylim=(0, None))
+    panel.set(title="entropy / log V, by layer", xlabel="layer (last: final), without the final norm", ylim=(0, None))
     whole_steps(panel)
     panel.legend(fontsize=7)

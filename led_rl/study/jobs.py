@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from led_rl.decoding import DecodingParams, UserError
-from led_rl.evaluation.arms import Arm
+from led_rl.evaluation.arms import Arm, sweeps
 from led_rl.recipe import find_recipe
 from led_rl.study.recipe import BASE, Study, as_overrides
 
@@ -96,29 +96,32 @@ def steps_of(study: Study, arm: str) -> int:
 
 def evaluate(study: Study, arm: str, name: str, rows: tuple[int, int], decodings: Sequence[str]) -> Job:
     """The job that samples and grades a model; its recipe is a file that can be run by hand, too."""
-    evaluation, problems = study.recipe.evaluate, study.recipe.problems
-    folder = evaluation_folder(study, name, rows)
-    values = {
-        "checkpoints": {name: model_folder(study, name)},
-        "data": [str(problems_file(study, rows))],
-        "reward": problems.reward,
-        **problems.columns,
-        "arms": [_spec(key, study.arms[key]) for key in decodings],
-        "baselines": [],
-        "n": evaluation.n,
-        "max_tokens": evaluation.max_tokens,
-        "depth": evaluation.depth,
-        "k": evaluation.k,
-        "output": str(folder),
-        **evaluation.options,
-    }
-    text = yaml.safe_dump(values, sort_keys=False)
+    evaluation, folder = study.recipe.evaluate, evaluation_folder(study, name, rows)
+    further = study.recipe.problems.columns | evaluation.options
+    text = yaml.safe_dump(own_keys(study, name, rows, decodings) | further, sort_keys=False)
     path = folder.with_suffix(".yaml")
     command = (str(Path(sys.executable).parent / "led-rl"), "evaluate", str(path))
     completions = (rows[1] - rows[0]) * evaluation.n * len(decodings)
     budget = study.recipe.budget
     seconds = budget.evaluate_start_s + completions * budget.completion_s
     return Job(f"evaluate {name} on rows {rows[0]}-{rows[1]}", "evaluate", command, seconds, text)
+
+
+def own_keys(study: Study, name: str, rows: tuple[int, int], decodings: Sequence[str]) -> dict[str, Any]:
+    """Keys of an evaluation's recipe that the study decides."""
+    evaluation = study.recipe.evaluate
+    return {
+        "checkpoints": {name: model_folder(study, name)},
+        "data": [str(problems_file(study, rows))],
+        "reward": study.recipe.problems.reward,
+        "arms": [_spec(key, study.arms[key]) for key in decodings],
+        "baselines": [],
+        "n": evaluation.n,
+        "max_tokens": evaluation.max_tokens,
+        "depth": evaluation.depth,
+        "k": evaluation.k,
+        "output": str(evaluation_folder(study, name, rows)),
+    }
 
 
 def _spec(name: str, arm: Arm) -> dict[str, Any]:
@@ -168,7 +171,12 @@ def chains(
 
     def decodings(arm: str) -> list[str]:
         wanted = study.decodings(arm)
-        return wanted if cells is None else [name for name in wanted if f"{arm}/{name}" in cells]
+        if cells is None:
+            return wanted
+        of_sweep = sweeps({name: study.arms[name] for name in wanted})
+        named = {cell.partition("/")[2] for cell in cells if cell.startswith(f"{arm}/")}
+        named |= {name for sweep in named & {*of_sweep} for name in of_sweep[sweep]}
+        return [name for name in wanted if name in named]
 
     made = [[evaluate(study, BASE, BASE, rows, decodings(BASE))]] if decodings(BASE) else []
     for arm, seed in runs:
@@ -184,21 +192,32 @@ def problems_file(study: Study, rows: tuple[int, int]) -> Path:
     return study.output / f"problems_rows{rows[0]}-{rows[1]}.jsonl"
 
 
-def write_problems(study: Study, rows: tuple[int, int]) -> None:
-    """The rows [first, end) of the recipe's problems, as a file.
+def read_problems(study: Study) -> list[str]:
+    """The lines of the recipe's problems.
 
     Raises:
-        UserError: the file is missing, or has fewer rows.
+        UserError: the file is missing, not text, or has fewer rows than the recipe takes.
     """
-    source = Path(study.recipe.problems.file)
+    recipe, source = study.recipe, Path(study.recipe.problems.file)
     if not source.is_file():
         raise UserError(f"{study.path}: problems.file: {str(source)!r} does not exist")
-    lines = [line for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len(lines) < rows[1]:
-        raise UserError(f"{study.path}: rows [{rows[0]}, {rows[1]}]: {source} has {len(lines)} rows")
-    target = problems_file(study, rows)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("".join(line + "\n" for line in lines[rows[0] : rows[1]]), encoding="utf-8")
+    try:
+        lines = [line for line in source.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{study.path}: problems.file: {source} is not UTF-8 text: {error}") from error
+    for key, part in (("problems.rows", recipe.problems), ("confirm.rows", recipe.confirm)):
+        if part and len(lines) < (rows := part.rows)[1]:
+            raise UserError(f"{study.path}: {key} [{rows[0]}, {rows[1]}]: {source} has {len(lines)} rows")
+    return lines
+
+
+def write_problems(study: Study) -> None:
+    """Each range of rows that the recipe takes, as a file; raises UserError as `read_problems` does."""
+    lines, recipe = read_problems(study), study.recipe
+    for rows in (recipe.problems.rows, *([recipe.confirm.rows] if recipe.confirm else [])):
+        target = problems_file(study, rows)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("".join(line + "\n" for line in lines[rows[0] : rows[1]]), encoding="utf-8")
 
 
 def write_settings(job: Job) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from led_rl.training.observation.provenance import git_revision
 from led_rl.training.preflight import ROOT
 
 FILE = "jobs.jsonl"
+KEYS = ("job", "kind", "seconds", "expected", "status", "commit", "ended", "command", "fingerprint")
 
 
 class Ledger:
@@ -32,15 +33,7 @@ class Ledger:
         Raises:
             UserError: a job of this name was run with other settings.
         """
-        found = [row for row in self.rows if row["job"] == job.name and row["status"] == 0]
-        if not found:
-            return False
-        if found[-1]["fingerprint"] != _digest(job):
-            raise UserError(
-                f"{self.folder}: {job.name!r} was run with other settings (then: {found[-1]['command']}; now: "
-                f"{job.shown}); use the same recipe, another output folder, or delete this one"
-            )
-        return True
+        return was_run(self.folder, self.rows, job)
 
     def add(self, job: Job, seconds: float, status: int) -> None:
         """Records an attempt."""
@@ -60,23 +53,53 @@ class Ledger:
             self.rows.append(row)
 
 
+def was_run(folder: Path, attempts: Sequence[Mapping[str, Any]], job: Job) -> bool:
+    """Whether the job is among the attempts of a study's folder, and ended well.
+
+    Raises:
+        UserError: a job of this name was run with other settings.
+    """
+    found = [row for row in attempts if row["job"] == job.name and row["status"] == 0]
+    if found and found[-1]["fingerprint"] != _digest(job):
+        raise UserError(
+            f"{folder}: {job.name!r} was run with other settings (then: {found[-1]['command']}; now: {job.shown}); use "
+            "the same recipe, another output folder, or delete this one"
+        )
+    return bool(found)
+
+
 def read_attempts(folder: Path) -> list[dict[str, Any]]:
-    """All attempts, the earliest first; a line cut off by a crash is left out."""
-    path = folder / FILE
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    """All attempts, the earliest first; a line cut off by a crash is left out.
+
+    Raises:
+        UserError: the file cannot be read, or a whole line of it is no attempt.
+    """
+    path, rows = folder / FILE, []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             continue
+        if not isinstance(row, dict) or (missing := [key for key in KEYS if key not in row]):
+            what = f"it lacks {missing[0]!r}" if isinstance(row, dict) else f"got {line[:40]!r}"
+            raise UserError(f"{path}, line {number}: expected an attempt at a job; {what}")
+        rows.append(row)
     return rows
 
 
 @contextmanager
 def open_ledger(folder: Path) -> Iterator[Ledger]:
-    """The folder's ledger; raises UserError while another study writes there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    """The folder's ledger; raises UserError while another study writes there, or where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: the study cannot write there: {error.strerror}") from error
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ from pydantic import BaseModel, ValidationError
 from led_rl.evaluation.arms import parse_arms, sweeps
 from led_rl.evaluation.layers.analysis import MEASURES, SCALARS
 from led_rl.evaluation.metrics import shown_ks
+from led_rl.evaluation.recipe import ALIASES, KEYS, EvaluationRecipe
 from led_rl.evaluation.records import EvaluationError
-from led_rl.recipe import RecipeError, find_recipe, read_yaml
+from led_rl.recipe import RecipeError, checked, find_recipe, read_yaml
+from led_rl.study.jobs import own_keys, read_problems
 from led_rl.study.recipe import BASE, CHOSEN, Claim, Evaluation, Study, StudyRecipe, as_overrides
+from rewards import RewardError, load_reward
 
+STUDY_KEYS = ("seed", "output_dir", "run_name")  # of a training recipe, that each run has of its own
+EVALUATION_KEYS = ("benchmarks", "seeds", "limit", "regrade")  # as little a study's to pass on as `own_keys`
+WARM_UP_KEYS = ("model_name_or_path", "dataset")
 OTHER_FIGURES = ("reward", "truncated", "thinking_tokens", "answer_tokens", "total_tokens")
 
 
@@ -33,7 +40,7 @@ def load_study(path: str, *, smoke: bool = False, output: str | None = None, run
     name = found.stem.removeprefix("study_")
     values = read_yaml(found)
     if smoke:
-        if not values.get("smoke"):
+        if not isinstance(values.get("smoke"), dict) or not values["smoke"]:
             raise RecipeError(f"{found}: smoke is missing: the values of the smallest size, `train.seeds: [0]`, say")
         for key, value in values["smoke"].items():
             _put(found, values, key, value)
@@ -50,6 +57,8 @@ def load_study(path: str, *, smoke: bool = False, output: str | None = None, run
         raise RecipeError(f"{found}: evaluate.arms: {error}") from error
     study = Study(name, found, recipe, arms)
     _check_rows(study)
+    _check_warm_up(study, runs_here)
+    _check_evaluation(study)
     _check_training(study, {} if runs_here else {"use_cpu": True, "bf16": False})
     _check_cells(study)
     return study
@@ -63,7 +72,7 @@ def _sampling(evaluation: Evaluation) -> dict[str, Any]:
 
 def _put(path: Path, values: dict[str, Any], key: str, value: Any) -> None:
     """Sets `a.b.c` in nested mappings."""
-    *parents, last = key.split(".")
+    *parents, last = str(key).split(".")
     for parent in parents:
         if not isinstance(values.get(parent), dict):
             raise RecipeError(f"{path}: smoke: {key!r} names no key of this recipe ({parent!r} is not there)")
@@ -118,6 +127,39 @@ def _check_rows(study: Study) -> None:
         raise RecipeError(f"{study.path}: premises: they need `analyse`, which reads the layers")
 
 
+def _check_warm_up(study: Study, runs_here: bool) -> None:
+    """How the base is made; where its problems are there, they must be enough."""
+    how = study.recipe.warmup
+    if (how is None and runs_here) or Path(study.recipe.problems.file).is_file():
+        read_problems(study)
+    if how is None:
+        return
+    from led_rl.toy.warmup import Settings
+
+    try:
+        Settings(batch_size=1, **how.model_dump())
+    except ValueError as error:
+        raise RecipeError(f"{study.path}: warmup: {error}") from error
+
+
+def _check_evaluation(study: Study) -> None:
+    """The keys of an evaluation's recipe that the study passes on, and the reward."""
+    recipe = study.recipe
+    own = own_keys(study, BASE, recipe.problems.rows, list(study.arms))
+    further = {"problems.columns": recipe.problems.columns, "evaluate.options": recipe.evaluate.options}
+    values = dict(own)
+    for where, given in further.items():
+        for key, value in given.items():
+            if key in own or key in EVALUATION_KEYS or key in ALIASES:
+                raise RecipeError(f"{study.path}: {where}: {key!r} is decided by the study itself; leave it out")
+            values[key] = checked(f"{study.path}: {where}", key, value, KEYS, "see led-rl evaluate --help for all keys")
+    try:
+        EvaluationRecipe(**values)
+        load_reward(recipe.problems.reward, **(recipe.problems.columns.get("reward_options") or {}))
+    except (EvaluationError, RewardError) as error:
+        raise RecipeError(f"{study.path}: evaluate: {error}") from error
+
+
 def _check_training(study: Study, instead: dict[str, Any]) -> None:
     """Every arm's keys and values are those of a training recipe, with `instead` in their place."""
     training = study.recipe.train
@@ -135,6 +177,12 @@ def _check_training(study: Study, instead: dict[str, Any]) -> None:
         path = str(find_recipe(training.recipe))
     except RecipeError as error:
         raise RecipeError(f"{study.path}: train.recipe: {error}") from error
+    for where, values in (("overrides", training.overrides), *((f"arms.{a}", v) for a, v in training.arms.items())):
+        for key in values:
+            if key in STUDY_KEYS or (study.recipe.warmup and key in WARM_UP_KEYS):
+                raise RecipeError(f"{study.path}: train.{where}: {key!r} is decided by the study itself; leave it out")
+            if "-" in str(key):
+                raise RecipeError(f"{study.path}: train.{where}: unknown key {key!r}; keys are written with `_`")
     # Rows that the warm-up has yet to write cannot be looked for; any hub id stands for them.
     rows = {"dataset": "made/later"} if study.recipe.warmup else {}
     for name, values in training.arms.items():
@@ -166,21 +214,31 @@ def _said_of(what: str) -> Iterator[None]:
 def _check_cells(study: Study) -> None:
     """Every cell of a claim is run, and every figure is one that exists."""
     recipe = study.recipe
+    for pattern, names in recipe.evaluate.only.items():
+        if not any(fnmatchcase(arm, pattern) for arm in (BASE, *study.training_arms)):
+            raise RecipeError(
+                f"{study.path}: evaluate.only: {pattern!r} matches no model; models: {BASE}, "
+                + ", ".join(study.training_arms)
+            )
+        if len(set(names)) < len(names):
+            raise RecipeError(f"{study.path}: evaluate.only: {pattern!r}: each decoding may stand once, got {names}")
+        if unknown := [name for name in names if name not in study.arms]:
+            raise RecipeError(
+                f"{study.path}: evaluate.only: {pattern!r}: no decoding is called {unknown[0]!r}; decodings: "
+                + ", ".join(study.arms)
+            )
     claims: list[tuple[str, Claim]] = [(f"claims.{i}", claim) for i, claim in enumerate(recipe.claims)]
     if recipe.confirm:
         for candidate in recipe.confirm.among:
             _check_cell(study, "confirm.among", candidate, recipe.confirm.figure)
         claims += [(f"confirm.claims.{i}", claim) for i, claim in enumerate(recipe.confirm.claims)]
     for where, claim in claims:
+        if claim.first == claim.second:
+            raise RecipeError(f"{study.path}: {where}: {claim.first!r} is compared with itself")
         for cell in (claim.first, claim.second):
-            if cell is not None and not (cell == CHOSEN and where.startswith("confirm")):
-                _check_cell(study, where, cell, claim.figure)
-    for pattern, names in recipe.evaluate.only.items():
-        if unknown := [name for name in names if name not in study.arms]:
-            raise RecipeError(
-                f"{study.path}: evaluate.only: {pattern!r}: no decoding is called {unknown[0]!r}; decodings: "
-                + ", ".join(study.arms)
-            )
+            chosen = recipe.confirm.among if recipe.confirm and where.startswith("confirm") else []
+            for one in chosen if chosen and cell == CHOSEN else [cell] if cell is not None else []:
+                _check_cell(study, where, one, claim.figure)
 
 
 def _check_cell(study: Study, where: str, cell: str, figure: str) -> None:

@@ -17,13 +17,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from led_rl.evaluation.arms import Arm
 
 BASE, CHOSEN = "base", "chosen"
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy's generators take
+Count = Annotated[int, Field(ge=1, strict=True)]  # strict: true is no number
+Several = Annotated[int, Field(ge=2, strict=True)]
+Row = Annotated[int, Field(ge=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]  # what numpy's generators take
 Seconds = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(min_length=1)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class WarmUp(_Part):
@@ -42,7 +45,7 @@ class Problems(_Part):
 
     file: str
     reward: str
-    rows: tuple[int, int]
+    rows: tuple[Row, Row]
     columns: dict[str, Any] = {}  # further keys of an evaluation: problem_column, answer_column, reward_options
 
 
@@ -50,7 +53,7 @@ class Training(_Part):
     """Every arm with every seed: the training recipe, with the overrides of all arms and then the arm's own."""
 
     recipe: str
-    arms: dict[str, dict[str, Any]]
+    arms: dict[str, dict[str, Any]] = Field(min_length=1)
     seeds: list[Seed] = Field(min_length=1)
     overrides: dict[str, Any] = {}
     launch: list[str] = []  # words before train.py, `accelerate launch ...`; none: this Python
@@ -72,9 +75,9 @@ class Evaluation(_Part):
 class Analysis(_Part):
     """What `led-rl analyse` reads of the base and of every trained model, all on the base's own thoughts."""
 
-    problems: Count
+    problems: Several
     n: Count = 4
-    temperature: float = 1.0
+    temperature: float = Field(1.0, ge=0, le=2)
     max_tokens: Count
     depth: Count = 8
     k: Count = 8
@@ -104,7 +107,7 @@ class Confirmation(_Part):
 
     among: list[str] = Field(min_length=1)
     figure: str
-    rows: tuple[int, int]
+    rows: tuple[Row, Row]
     seeds: list[Seed] = Field(min_length=1)
     claims: list[Claim] = Field(min_length=1)  # `chosen` names the chosen cell
 
@@ -124,10 +127,10 @@ class Budget(_Part):
 class StudyRecipe(_Part):
     """A study."""
 
-    title: str
+    title: Name
     question: str
     method: str
-    base: str
+    base: Name
     warmup: WarmUp | None = None
     problems: Problems
     train: Training | None = None
@@ -172,5 +175,5 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
     return [
         word
         for key, value in values.items()
-        for word in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
+        for word in (f"--{key}", value if isinstance(value, str) else json.dumps(value, default=str))
     ]

@@ -1,6 +1,7 @@
 """The results file of a study: everything that its page shows, read from what the jobs recorded."""
 
 import json
+import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from led_rl.study.jobs import analysis_folder
 from led_rl.study.ledger import read_attempts
 from led_rl.study.recipe import BASE, Study
 
-ENDS = 20  # training steps at either end over which a run's figures are averaged
+ENDS = 5  # a run's figures are averaged over the first and the last of so many parts of its steps
 POINTS = 15  # of a run's curve; each is a mean over a slice of its steps
 TRAINING_FIGURES = (
     "reward",
@@ -117,14 +118,20 @@ def _training(study: Study, seeds: Sequence[int]) -> list[dict[str, Any]]:
         runs = histories(study, arm, seeds)
         for figure in TRAINING_FIGURES:
             logged = [
-                [(entry["step"], entry[figure]) for entry in run if isinstance(entry.get(figure), int | float)]
+                [
+                    (entry["step"], value)
+                    for entry in run
+                    if isinstance(value := entry.get(figure), int | float) and math.isfinite(value)
+                ]
                 for run in runs
             ]
             found = [np.array(pairs) for pairs in logged if pairs]
             if found:
+                steps = max(1, min(map(len, found)) // ENDS)
                 row = {
-                    "first": [float(pairs[:ENDS, 1].mean()) for pairs in found],
-                    "last": [float(pairs[-ENDS:, 1].mean()) for pairs in found],
+                    "steps": steps,
+                    "first": [float(pairs[:steps, 1].mean()) for pairs in found],
+                    "last": [float(pairs[-steps:, 1].mean()) for pairs in found],
                     "curves": [_curve(pairs) for pairs in found],
                 }
                 rows.append({"arm": arm, "figure": figure, **row})

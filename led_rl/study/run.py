@@ -6,7 +6,7 @@ from led_rl.study import KINDS
 from led_rl.study.cells import Cells, recorded_figures
 from led_rl.study.claims import choose
 from led_rl.study.jobs import Job, analyse, chains, warm_up, write_problems
-from led_rl.study.ledger import open_ledger, read_attempts
+from led_rl.study.ledger import open_ledger, read_attempts, was_run
 from led_rl.study.recipe import BASE, CHOSEN, Study
 from led_rl.study.running import Runner, duration, expected
 
@@ -22,7 +22,7 @@ def run_study(study: Study, at_once: int, only: Sequence[str] = KINDS, say: Call
     with open_ledger(study.output) as ledger:
         runner = Runner(ledger, at_once, len(all_jobs(study)), say, only)
         runner.run([warm_up(study)])
-        write_problems(study, recipe.problems.rows)
+        write_problems(study)
         seeds = recipe.train.seeds if recipe.train else []
         runner.run(chains(study, [(arm, seed) for seed in seeds for arm in study.training_arms], recipe.problems.rows))
         if recipe.analyse:
@@ -40,7 +40,6 @@ def _confirm(study: Study, runner: Runner) -> None:
     seeds = study.recipe.train.seeds if study.recipe.train else [0]
     chosen = choose(how.among, how.figure, Cells(study, study.recipe.problems.rows, seeds))
     assert chosen is not None  # everything has been run
-    write_problems(study, how.rows)
     runner.run(_confirming(study, chosen))
 
 
@@ -67,12 +66,15 @@ def all_jobs(study: Study) -> list[Job]:
 
 
 def announce(studies: Sequence[Study], at_once: int) -> str:
-    """What is left of each study and how long it takes, before anything starts."""
+    """What is left of each study and how long it takes, before anything starts.
+
+    Raises:
+        UserError: a job was run with other settings.
+    """
     lines, total, warmed = [], 0.0, set()
     for study in studies:
         attempts = read_attempts(study.output)
-        done = {row["job"] for row in attempts if row["status"] == 0}
-        jobs = [job for job in all_jobs(study) if job.name not in done]
+        jobs = [job for job in all_jobs(study) if not was_run(study.output, attempts, job)]
         if study.recipe.base in warmed:
             jobs = [job for job in jobs if job.kind != "warm-up"]
         warmed.add(study.recipe.base)

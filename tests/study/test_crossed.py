@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from led_rl.evaluation.estimates import mean_interval
-from led_rl.study.crossed import critical, crossed_mean, variance_parts
+from led_rl.study.crossed import critical, crossed_mean, detectable, variance_parts
 
 
 def drawn(rng, seeds, problems, of_seeds, of_problems, rest, mean=0.0):
@@ -51,6 +51,24 @@ def test_the_parts_of_the_variance_are_those_of_the_layout():
         assert estimate.high - estimate.value == pytest.approx(half)
         assert critical(parts, estimate.p_value) * half / critical(parts, 0.05) == pytest.approx(abs(estimate.value))
     assert covered / 300 > 0.93
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+@pytest.mark.parametrize("level", [0.05, 0.05 / 9])
+def test_the_detectable_effect_has_its_power(share, level):
+    """Three seeds; `share` of the mean's variance is theirs. Other draws than those the function makes."""
+    parts = ((share, 2), (1 - share, 99))
+    rng, tries = np.random.default_rng(7), 40_000
+    drawn_parts = [(part * rng.chisquare(df, tries) / df, df) for part, df in parts]
+    limits = critical(drawn_parts, level) * np.sqrt(sum(part for part, _ in drawn_parts))
+    found = np.abs(rng.normal(detectable(parts, level), 1, tries)) > limits
+    assert found.mean() == pytest.approx(0.8, abs=0.015)
+
+
+def test_seeds_alone_give_the_power_of_the_ordinary_t_test():
+    parts = ((1.0, 2), (0.0, 99))
+    power = stats.nct.sf(stats.t.isf(0.025, 2), 2, detectable(parts, 0.05))
+    assert power == pytest.approx(0.8, abs=0.01)
 
 
 def test_a_detectable_effect_is_detected_as_often_as_it_says():

@@ -34,12 +34,15 @@ def study(tmp_path_factory):
 def record(study, name, rng):
     folder = evaluation_folder(study, name, study.recipe.problems.rows)
     folder.mkdir(parents=True)
-    hard = rng.uniform(-0.2, 0.2, PROBLEMS)
+    hard = rng.uniform(-0.2, 0.2, PROBLEMS) if rng else None
     rows = []
     for arm, setting in study.arms.items():
         temperature = setting.sampling.temperature
         slope = -0.25 if name != "base" and setting.decoding.decoding != "led" else 0.0
-        right = rng.random((PROBLEMS, SAMPLES)) < (0.5 + hard + slope * (temperature - 0.9))[:, None]
+        if rng:
+            right = rng.random((PROBLEMS, SAMPLES)) < (0.5 + hard + slope * (temperature - 0.9))[:, None]
+        else:
+            right = np.tile(np.arange(SAMPLES) < 6, (PROBLEMS, 1))
         for problem in range(PROBLEMS):
             rows.append(
                 {
@@ -166,3 +169,12 @@ def test_a_number_of_the_page_is_one_of_the_records(study, tmp_path):
     expected = {row.arm: row.metrics["pass@1"].value for row in summary if not row.is_difference}
     found = {row["decoding"]: row["pass@1"]["value"] for row in results(study, "")["cells"] if row["arm"] == "base"}
     assert found == pytest.approx(expected)
+
+
+def test_equal_accuracies_have_no_slope(tmp_path):
+    """Not one of 1e-16, which no other problem contradicts."""
+    study = load_study("recipes/study_collapse.yaml", output=str(tmp_path))
+    for name in ("base", "standard_seed0", "standard_seed1", "standard_seed2"):
+        record(study, name, None)
+    rows = judge(study.recipe.claims, Cells(study, study.recipe.problems.rows, [0, 1, 2]))
+    assert {(row["estimate"]["value"], row["verdict"]) for row in rows} == {(0.0, "not shown at this n")}

@@ -60,3 +60,42 @@ def test_what_is_wrong_is_one_line(ran, capsys):
     assert capsys.readouterr().err.startswith("error: recipes/study_ablation.yaml: smoke is missing")
     assert cli.main([*command(folder), "--at-once", "0"]) == 2
     assert "expected an integer >= 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--page", "evidence"], "--page: expected a file such as evidence.md, got 'evidence'"),
+        (["--page", "/proc/none/evidence.md"], "error: /proc/none: cannot be written"),
+        (["--page-only", "--results", "nowhere"], "--results: there is no folder 'nowhere'"),
+        (["--page-only", "--plan"], "--plan: not allowed with argument --page-only"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_anything_runs(options, says, capsys):
+    assert cli.main(["study", "recipes/study_premise.yaml", *options]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("{", "not a results file"), ("[]", "it has no 'name'"), ("{}", "no 'name'")]
+)
+def test_a_results_file_that_is_none_is_named(tmp_path, text, says, capsys):
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "evidence/x.json").write_text(text)
+    page = ["--page-only", "--page", str(tmp_path / "evidence.md")]
+    assert cli.main(["study", "recipes/study_premise.yaml", *page]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/evidence/x.json: ")
+    assert says in error
+
+
+def test_two_studies_of_one_output_or_of_one_base_made_in_two_ways_are_refused(tmp_path, capsys):
+    values = yaml.safe_load(find_recipe("recipes/study_premise.yaml").read_text())
+    other = tmp_path / "study_other.yaml"
+    for changed, says in (
+        ({"output": "runs/study/premise"}, "two recipes have the same output"),
+        ({"warmup": values["warmup"] | {"steps": 7}}, "base 'runs/study/base' is made in two ways (`warmup`)"),
+    ):
+        other.write_text(yaml.safe_dump(values | changed))
+        assert cli.main(["study", "--plan", "recipes/study_premise.yaml", str(other)]) == 2
+        assert says in capsys.readouterr().err

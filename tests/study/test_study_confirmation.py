@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 
-from led_rl.study.jobs import evaluation_folder
+from led_rl.study.claims import choose
+from led_rl.study.jobs import chains, evaluation_folder
 from led_rl.study.loading import load_study
 from led_rl.study.results import results
 from led_rl.study.run import _confirming, all_jobs
@@ -70,3 +72,18 @@ def test_what_won_by_luck_is_not_confirmed(screened):
     assert by_text["it trains better than standard rollouts"]["verdict"] == "shown"
     assert {claim["estimate"]["n"] for claim in by_text.values()} == {PROBLEMS}
     assert by_text["it trains better than standard rollouts"]["first"] == f"{LUCKY}/standard"
+
+
+def test_a_slope_is_confirmed_by_the_decodings_of_its_sweep(tmp_path):
+    study = load_study("recipes/study_collapse.yaml", output=str(tmp_path / "runs"))
+    (base, _) = chains(study, [("standard", 0)], study.recipe.problems.rows, ["base/led", "standard/led"])
+    arms = [arm["name"] for arm in yaml.safe_load(base[0].settings)["arms"]]
+    assert arms == [name for name in study.arms if name.startswith("led T")]
+
+
+def test_a_problem_without_a_figure_does_not_decide_what_is_chosen():
+    class Two:
+        def values(self, cell, figure):
+            return np.array([[np.nan, 0.1, 0.2] if cell == "low" else [0.9, 0.9, np.nan]])
+
+    assert choose(["low", "high"], "pass@1", Two()) == choose(["high", "low"], "pass@1", Two()) == "high"

@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from led_rl.recipe import RecipeError
+from led_rl.decoding import UserError
+from led_rl.recipe import RecipeError, find_recipe
 from led_rl.study.jobs import chains, steps_of, warm_up
 from led_rl.study.loading import load_study
 from led_rl.study.run import all_jobs, announce
@@ -22,8 +23,6 @@ def recipe_file(tmp_path):
     """`recipe_file({dotted key: value})`: path of recipes/study_training.yaml with these values; None removes one."""
 
     def write(changes):
-        from led_rl.recipe import find_recipe
-
         values = yaml.safe_load(find_recipe("recipes/study_training.yaml").read_text())
         for key, value in changes.items():
             *parents, last = key.split(".")
@@ -35,7 +34,7 @@ def recipe_file(tmp_path):
             else:
                 inner[int(last) if isinstance(inner, list) else last] = value
         path = tmp_path / "study_changed.yaml"
-        path.write_text(yaml.safe_dump(values))
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
         return str(path)
 
     return write
@@ -109,12 +108,58 @@ def test_the_default_studies_fit_three_hours_on_two_cores():
         ({"claims.0.expected": "bigger"}, r"key 'claims.0.expected'"),
         ({"evaluate.only": {"*": ["beam"]}, "claims": []}, r"evaluate.only: '\*': no decoding is called 'beam'"),
         ({"premises": [{"text": "x", "figure": "final top1", "above": 0.9}]}, r"premises: they need `analyse`"),
+        ({"train.seeds": [True]}, r"key 'train.seeds.0': .*valid integer, got True"),
+        ({"train.arms": {}}, r"key 'train.arms'"),
+        ({"train.overrides": {"seed": 7}}, r"train.overrides: 'seed' is decided by the study itself; leave it out"),
+        ({"train.overrides": {"dataset": "x.jsonl"}}, r"train.overrides: 'dataset' is decided by the study itself"),
+        ({"train.overrides": {"max-steps": 5}}, r"train.overrides: unknown key 'max-steps'; keys are written with `_`"),
+        ({"evaluate.options": {"nope": 1}}, r"evaluate.options: unknown key 'nope'"),
+        ({"evaluate.options": {"engine": "nope"}}, r"evaluate: engine must be one of auto, vllm"),
+        ({"evaluate.options": {"n": 1}}, r"evaluate.options: 'n' is decided by the study itself; leave it out"),
+        ({"problems.columns": {"data": ["x"]}}, r"problems.columns: 'data' is decided by the study itself"),
+        ({"problems.reward": "nope"}, r"evaluate: .*nope"),
+        ({"evaluate.only": {"ledd": ["standard"]}}, r"evaluate.only: 'ledd' matches no model; models: base, standard"),
+        ({"evaluate.only": {"led": ["led", "led"]}}, r"evaluate.only: 'led': each decoding may stand once"),
+        ({"claims.0.second": "standard/standard"}, r"claims.0: 'standard/standard' is compared with itself"),
+        ({"warmup.task": "nope"}, r"warmup: task must be one of countdown, routes; got 'nope'"),
+        ({"warmup.layer_dropout": 7}, r"warmup: layer_dropout must be at least 0"),
+        ({"budget.completion_s": float("inf")}, r"key 'budget.completion_s': .*finite"),
+        ({"base": ""}, r"key 'base'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_before_anything_runs(recipe_file, changes, says):
     with pytest.raises(RecipeError, match=rf"study_changed.yaml: .*{says}") as refused:
         load_study(recipe_file(changes))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("claim", "says"),
+    [
+        ({"figure": "nonsense"}, "no figure is called 'nonsense'"),
+        ({"figure": "alpha pass@1"}, "'standard' has one temperature"),
+        ({"second": "chosen"}, "'chosen' is compared with itself"),
+    ],
+)
+def test_a_claim_about_what_will_be_chosen_is_checked_for_every_candidate(tmp_path, claim, says):
+    values = yaml.safe_load(find_recipe("recipes/study_ablation.yaml").read_text())
+    values["confirm"]["claims"] = [
+        {"text": "x", "figure": "pass@1", "first": "chosen", "second": "led/standard"} | claim
+    ]
+    path = tmp_path / "study_changed.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    with pytest.raises(RecipeError, match=f"confirm.claims.0: .*{says}"):
+        load_study(str(path))
+
+
+def test_rows_beyond_the_problems_are_refused_before_the_screening(tmp_path):
+    values = yaml.safe_load(find_recipe("recipes/study_ablation.yaml").read_text())
+    values["problems"]["file"] = str(tmp_path / "test.jsonl")
+    (tmp_path / "test.jsonl").write_text('{"problem": "1\u2028"}\n' * 600)
+    path = tmp_path / "study_changed.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    with pytest.raises(UserError, match=r"study_changed.yaml: confirm.rows \[600, 720\]: .*test.jsonl has 600 rows"):
+        load_study(str(path))
 
 
 def test_every_run_is_trained_and_sampled_with_its_decodings():

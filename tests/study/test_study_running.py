@@ -105,3 +105,17 @@ def test_expected_times_follow_what_was_measured():
     assert expected(jobs, []) == 25.0
     assert expected(jobs, [ended]) == 65.0
     assert [duration(s) for s in (12, 90, 7500)] == ["12 s", "2 min", "2 h 05 min"]
+
+
+@pytest.mark.parametrize("line", ["5", "[]", '{"job": "a"}'])
+def test_a_ledger_of_something_else_is_refused(tmp_path, line):
+    (tmp_path / "jobs.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=r"jobs\.jsonl, line 1: expected an attempt at a job"):
+        read_attempts(tmp_path)
+
+
+def test_a_line_cut_off_within_a_character_is_left_out(tmp_path):
+    run(tmp_path, [[job("a", "pass")]])
+    with (tmp_path / "jobs.jsonl").open("ab") as file:
+        file.write('{"job": "é'.encode()[:-1])
+    assert [row["job"] for row in read_attempts(tmp_path)] == ["a"]
