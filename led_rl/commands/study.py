@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.page_only:
         write_page(options.page, options.results, studies)
     else:
-        print(announce(studies, options.at_once), flush=True)
+        print(announce(studies, options.at_once, options.only), flush=True)
         if options.plan:
             return 0
 

@@ -91,7 +91,7 @@ def steps_of(study: Study, arm: str) -> int:
     training = study.recipe.train
     assert training is not None
     given = yaml.safe_load(find_recipe(training.recipe).read_text(encoding="utf-8"))
-    return int((given | training.overrides | training.arms[arm]).get("max_steps", 0))
+    return max(0, int((given | training.overrides | training.arms[arm]).get("max_steps", 0)))
 
 
 def evaluate(study: Study, arm: str, name: str, rows: tuple[int, int], decodings: Sequence[str]) -> Job:

@@ -57,7 +57,8 @@ def load_study(path: str, *, smoke: bool = False, output: str | None = None, run
         raise RecipeError(f"{found}: evaluate.arms: {error}") from error
     study = Study(name, found, recipe, arms)
     _check_rows(study)
-    _check_warm_up(study, runs_here)
+    if (recipe.warmup is None and runs_here) or Path(recipe.problems.file).is_file():
+        read_problems(study)
     _check_evaluation(study)
     _check_training(study, {} if runs_here else {"use_cpu": True, "bf16": False})
     _check_cells(study)
@@ -105,14 +106,17 @@ def _check_rows(study: Study) -> None:
     if study.recipe.confirm:
         rows["confirm.rows"] = study.recipe.confirm.rows
     for key, (first, end) in rows.items():
-        if not 0 <= first < end:
-            raise RecipeError(f"{study.path}: {key}: expected [first, end) with 0 <= first < end, got [{first}, {end}]")
+        if first + 2 > end:
+            raise RecipeError(f"{study.path}: {key}: expected [first, end) of two rows or more, got [{first}, {end}]")
     if study.recipe.confirm:
         (a, b), (c, d) = rows.values()
         if a < d and c < b:
             raise RecipeError(
                 f"{study.path}: confirm.rows: expected rows that problems.rows [{a}, {b}] does not hold, got [{c}, {d}]"
             )
+    (first, end), analyse = study.recipe.problems.rows, study.recipe.analyse
+    if analyse and analyse.problems > end - first:
+        raise RecipeError(f"{study.path}: analyse.problems: expected at most {end - first}, got {analyse.problems}")
     of_model = (*SCALARS, "gain")
     for premise in study.recipe.premises:
         layer, _, measure = premise.figure.rpartition(" ")
@@ -125,21 +129,6 @@ def _check_rows(study: Study) -> None:
             raise RecipeError(f"{study.path}: premises: {premise.figure!r}: give `above` or `below`")
     if study.recipe.premises and not study.recipe.analyse:
         raise RecipeError(f"{study.path}: premises: they need `analyse`, which reads the layers")
-
-
-def _check_warm_up(study: Study, runs_here: bool) -> None:
-    """How the base is made; where its problems are there, they must be enough."""
-    how = study.recipe.warmup
-    if (how is None and runs_here) or Path(study.recipe.problems.file).is_file():
-        read_problems(study)
-    if how is None:
-        return
-    from led_rl.toy.warmup import Settings
-
-    try:
-        Settings(batch_size=1, **how.model_dump())
-    except ValueError as error:
-        raise RecipeError(f"{study.path}: warmup: {error}") from error
 
 
 def _check_evaluation(study: Study) -> None:

@@ -36,8 +36,8 @@ class WarmUp(_Part):
     shape: str = "quickstart"
     steps: Count = 1200
     seed: Seed = 0
-    learning_rate: float = 2.5e-3
-    layer_dropout: float = 0.0
+    learning_rate: float = Field(2.5e-3, gt=0)
+    layer_dropout: float = Field(0.0, ge=0, lt=1)
 
 
 class Problems(_Part):
@@ -64,7 +64,7 @@ class Evaluation(_Part):
 
     arms: list[Any]
     n: Count
-    temperature: float = 1.0
+    temperature: float = Field(1.0, ge=0)
     max_tokens: Count
     depth: Count = 8
     k: Count = 8

@@ -65,8 +65,8 @@ def all_jobs(study: Study) -> list[Job]:
     return [job for part in parts for job in part]
 
 
-def announce(studies: Sequence[Study], at_once: int) -> str:
-    """What is left of each study and how long it takes, before anything starts.
+def announce(studies: Sequence[Study], at_once: int, only: Sequence[str] = KINDS) -> str:
+    """What is left of each study, of jobs of some kinds, and how long it takes, before anything starts.
 
     Raises:
         UserError: a job was run with other settings.
@@ -74,7 +74,7 @@ def announce(studies: Sequence[Study], at_once: int) -> str:
     lines, total, warmed = [], 0.0, set()
     for study in studies:
         attempts = read_attempts(study.output)
-        jobs = [job for job in all_jobs(study) if not was_run(study.output, attempts, job)]
+        jobs = [job for job in all_jobs(study) if not was_run(study.output, attempts, job) and job.kind in only]
         if study.recipe.base in warmed:
             jobs = [job for job in jobs if job.kind != "warm-up"]
         warmed.add(study.recipe.base)
