@@ -116,6 +116,7 @@ def _training(study: Study, seeds: Sequence[int]) -> list[dict[str, Any]]:
     rows = []
     for arm in study.training_arms:
         runs = histories(study, arm, seeds)
+        steps = max(1, min((max(entry["step"] for entry in run) for run in runs if run), default=0) // ENDS)
         for figure in TRAINING_FIGURES:
             logged = [
                 [
@@ -127,7 +128,6 @@ def _training(study: Study, seeds: Sequence[int]) -> list[dict[str, Any]]:
             ]
             found = [np.array(pairs) for pairs in logged if pairs]
             if found:
-                steps = max(1, min(map(len, found)) // ENDS)
                 row = {
                     "steps": steps,
                     "first": [float(pairs[:steps, 1].mean()) for pairs in found],
