@@ -56,10 +56,10 @@ def colour(label: str, index: int = 0) -> str:
     return OTHER_COLOURS[index % len(OTHER_COLOURS)]
 
 
-def new_figure(panels: int, height: float, share_y: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure of WIDTH x `height` inches with `panels` axes side by side."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, list(figure.subplots(1, panels, squeeze=False, sharey=share_y)[0])
+def new_figure(panels: int, height: float, share_y: bool = False, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of WIDTH inches with `panels` axes in `rows` of `height` inches, which they fill."""
+    figure = Figure(figsize=(WIDTH, rows * height), layout="constrained")
+    return figure, list(figure.subplots(rows, panels // rows, squeeze=False, sharey=share_y).flat)
 
 
 def draw_series(axes: Axes, steps: Floats, values: Floats, shade: str, label: str, line: str = "-") -> None:

@@ -25,7 +25,7 @@ def save_figure(path: Path, found: Found) -> Path | None:
     ) if shown]  # fmt: skip
     if not panels:
         return None
-    figure, axes = new_figure(len(panels), height=3.8)
+    figure, axes = new_figure(len(panels), height=3.8, rows=2 if len(panels) == 4 else 1)
     for draw, panel in zip(panels, axes, strict=True):
         draw(panel, found)
     figure.savefig(path, format="png", dpi=130, metadata={"Software": None})
@@ -95,18 +95,21 @@ def _differences(panel: Any, found: Found) -> None:
     panel.axvline(0, color=FAINT, lw=0.8)
     names = [textwrap.fill(claim["text"], 32) for claim in reversed(rows)]
     panel.set_yticks(range(len(rows)), names, fontsize=7)
-    panel.set(title="claimed differences", xlabel="points (of slopes: per unit of T)")
+    panel.set(title="claimed differences", xlabel="points towards the claim (of slopes: per unit of T)")
 
 
 def _entropies(panel: Any, found: Found) -> None:
-    """Entropy over the vocabulary by layer, without the final norm, as LED reads; mean over the seeds of an arm."""
+    """Entropy over the vocabulary by layer, without the final norm, as LED reads; mean over the seeds of an arm.
+
+    The embeddings (layer 0), which know nothing of the next token, are left out.
+    """
     groups: dict[str, list[list[float]]] = {}
     for label, layers in found["layers"].items():
         groups.setdefault(label.rpartition("_seed")[0] or label, []).append(layers["layers"]["without_norm"]["entropy"])
     for index, (name, curves) in enumerate(groups.items()):
         values = np.mean(curves, axis=0)
         style = {"color": colour(name, index), "marker": MARKERS[index % len(MARKERS)], "markersize": 3.5}
-        panel.plot(np.arange(len(values)), values, label=name, **style)
-    panel.set(title="entropy / log V, by layer", xlabel="layer (last: final), without the final norm", ylim=(0, None))
+        panel.plot(np.arange(1, len(values)), values[1:], label=name, **style)
+    panel.set(title="entropy / log V by layer", xlabel="layer (last: final)", ylim=(0, None))
     whole_steps(panel)
     panel.legend(fontsize=7)
