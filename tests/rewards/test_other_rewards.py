@@ -103,7 +103,12 @@ OPTIONS = {"overlong": {"max_length": 10, "buffer": 2}, "math_answer": {"workers
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_reward_is_named_and_picklable(name):
-    reward = load_reward(name, **OPTIONS.get(name, {}))
+    try:
+        reward = load_reward(name, **OPTIONS.get(name, {}))
+    except RewardError as error:
+        if "no sandbox" not in str(error):
+            raise
+        pytest.skip(str(error))
     assert reward.__name__ == name
     assert pickle.loads(pickle.dumps(reward)).__name__ == name
 
