@@ -36,11 +36,18 @@ def _confirm(study: Study, runner: Runner) -> None:
     how = study.recipe.confirm
     if how is None:
         return
-    recorded_figures.cache_clear()
-    seeds = study.recipe.train.seeds if study.recipe.train else [0]
-    chosen = choose(how.among, how.figure, Cells(study, study.recipe.problems.rows, seeds))
+    chosen = _chosen(study)
     assert chosen is not None  # everything has been run
     runner.run(_confirming(study, chosen))
+
+
+def _chosen(study: Study) -> str | None:
+    """The cell that a screening chose; None before it has ended."""
+    how = study.recipe.confirm
+    assert how is not None
+    recorded_figures.cache_clear()
+    seeds = study.recipe.train.seeds if study.recipe.train else [0]
+    return choose(how.among, how.figure, Cells(study, study.recipe.problems.rows, seeds))
 
 
 def _confirming(study: Study, chosen: str) -> list[list[Job]]:
@@ -61,7 +68,7 @@ def all_jobs(study: Study) -> list[Job]:
     if recipe.analyse:
         parts.append([analyse(study)])
     if recipe.confirm:
-        parts += _confirming(study, recipe.confirm.among[0])
+        parts += _confirming(study, _chosen(study) or recipe.confirm.among[0])
     return [job for part in parts for job in part]
 
 

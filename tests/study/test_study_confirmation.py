@@ -58,6 +58,7 @@ def test_the_best_of_the_screening_is_run_again_with_fresh_seeds_and_problems(sc
         f"train {arm}_seed{seed}" for arm in arms for seed in (10, 11, 12)
     }
     screening, confirmation = 2 * len(screened.training_arms), 2 * len(arms) * 3
+    assert {job.name for job in all_jobs(screened)} >= {*jobs}
     assert len(all_jobs(screened)) == 2 + screening + confirmation  # 2: the warm-up and the base's evaluation
 
 
