@@ -39,16 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if study.recipe.base == other.recipe.base and study.recipe.warmup != other.recipe.warmup:
             raise UserError(f"{study.path} and {other.path}: base {study.recipe.base!r} is made in two ways (`warmup`)")
     command = "led-rl study " + shlex.join([*map(str, options.recipes), *(["--smoke"] if options.smoke else [])])
+    shown = [*(["--smoke"] if options.smoke else []), *options.where]
     if options.page_only:
-        write_page(options.page, options.results, studies)
+        write_page(options.page, options.results, studies, shown)
     else:
         print(announce(studies, options.at_once, options.only), flush=True)
         if options.plan:
             return 0
 
         def record(study: Study) -> None:
-            write_results(options.results, results(study, command, smoke=options.smoke))
-            write_page(options.page, options.results, studies)
+            found = results(study, command, smoke=options.smoke)
+            if (options.results / f"{study.name}.json").exists() and not (found["cells"] or found["layers"]):
+                print(f"{study.name}: nothing has been measured yet; {options.results} keeps what it holds")
+            else:
+                write_results(options.results, found)
+            write_page(options.page, options.results, studies, shown)
 
         failures = []
         for study in studies:
@@ -90,6 +95,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--page", type=Path, help="the page (docs/evidence.md; with --smoke runs/study/smoke/evidence.md)")
     add("--results", type=Path, help="folder of the recorded results (default: beside the page, by its name)")
     options = parser.parse_args(argv)
+    given = {"--page": options.page, "--results": options.results}
+    options.where = [word for key, value in given.items() if value is not None for word in (key, str(value))]
     if options.page is None:
         options.page = Path("runs/study/smoke/evidence.md" if options.smoke else "docs/evidence.md")
     if not options.page.suffix or options.page.is_dir():

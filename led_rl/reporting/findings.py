@@ -94,8 +94,9 @@ def _by_verdict(rows: Sequence[SummaryRow], metric: Metric) -> str:
         value, interval = format_estimate(estimate, metric, signed=True)
         where = row.checkpoint if row.compares == "arms" else row.arm
         least = ""
-        if metric.unit == "%" and estimate.detectable and not shows_difference(estimate):
-            least = f", detectable: {100 * estimate.detectable:.1f}"
+        detectable = estimate.detectable or math.nan
+        if metric.unit == "%" and math.isfinite(detectable) and not shows_difference(estimate):
+            least = f", detectable: {100 * detectable:.1f}"
         verdicts.setdefault(_verdict(estimate), []).append(f"{where} ({value} {unit} {interval}{least})")
     preposition = "on" if rows[0].compares == "arms" else "with"
     return "; ".join(f"{verdict} {preposition} {', '.join(which)}" for verdict, which in verdicts.items())

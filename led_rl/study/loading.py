@@ -82,7 +82,8 @@ def _put(path: Path, values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _first_of(error: ValidationError) -> str:
-    detail = error.errors()[0]
+    details = error.errors()  # a key that is not known may be the one that is missing
+    detail = next((each for each in details if each["type"] == "extra_forbidden"), details[0])
     key = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
         part: Any = StudyRecipe
@@ -178,20 +179,20 @@ def _check_training(study: Study, instead: dict[str, Any]) -> None:
         if "/" in name or not name:
             raise RecipeError(f"{study.path}: train.arms: expected a name without `/`, got {name!r}")
         try:
-            with _said_of(f"{study.path}: train.arms.{name}"):
+            with _said_of(f"{study.path}: train.arms.{name}", silent=bool(instead)):
                 load_recipe([path, *as_overrides(training.overrides | values | rows)], instead)
         except RecipeError as error:
             raise RecipeError(f"{study.path}: train.arms.{name}: {error}") from error
 
 
 @contextmanager
-def _said_of(what: str) -> Iterator[None]:
-    """Warnings about keys of training say what they are about."""
+def _said_of(what: str, *, silent: bool) -> Iterator[None]:
+    """Warnings about keys of training say what they are about; `silent`: nothing will be trained, so none are said."""
     logger = logging.getLogger("led_rl.training.config")
 
     def name(record: logging.LogRecord) -> bool:
         record.msg = f"{what}: {record.msg}"
-        return True
+        return not silent
 
     logger.addFilter(name)
     try:

@@ -1,6 +1,7 @@
 """The page of evidence: a section for each study, from its recorded results alone; no number is typed in."""
 
 import json
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ A claim compares two cells over the same seeds and problems. A **cell** is `TRAI
 the model trained with LED rollouts and sampled with standard decoding; `base` is the model before training. The
 **control** (`top_k_control`) draws from the final layer's k most probable tokens, as LED does, but reads no latent
 layer: LED minus control is what the latent layers add. C stands for these k tokens, and **alpha** for the slope of a
-least-squares line of accuracy over temperature.
+least-squares line of accuracy over temperature. LED's **exploit branch** draws from the final layer as often as that
+layer is sure; without it, every thinking token is drawn from the mix with latent layers.
 
 Intervals are 95 %: over seeds and problems, both taken as random (the approximate t-test of Cochran and Cox,
 `led_rl/study/crossed.py`), or over problems alone (bootstrap) where there is one model. The seeds are those of GRPO;
@@ -61,16 +63,17 @@ Nothing is claimed beyond the models, sizes and n that are named.
 """
 
 
-def write_page(page: Path, results: Path, studies: Sequence[Study]) -> None:
+def write_page(page: Path, results: Path, studies: Sequence[Study], options: Sequence[str] = ()) -> None:
     """Writes the page and the figures beside the results.
 
     Args:
         results: folder of the results files: those of other studies are shown, too.
         studies: those to show, in order; one without results gets a section that says so.
+        options: what else the command needs that writes this page.
     """
     page.parent.mkdir(parents=True, exist_ok=True)
     folder = results.name if results.parent == page.parent else str(results)
-    recipes = " ".join(_from_here(study.path) for study in studies)
+    recipes = shlex.join([*options, *(_from_here(study.path) for study in studies)])
     given = {study.name: study for study in studies}
     recorded = {path.stem: read_results(path) for path in sorted(results.glob("*.json"))}
     sections: list[str] = []

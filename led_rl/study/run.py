@@ -78,7 +78,7 @@ def announce(studies: Sequence[Study], at_once: int, only: Sequence[str] = KINDS
     Raises:
         UserError: a job was run with other settings.
     """
-    lines, total, warmed = [], 0.0, set()
+    lines, total, unknown, warmed = [], 0.0, 0, set()
     for study in studies:
         attempts = read_attempts(study.output)
         jobs = [job for job in all_jobs(study) if not was_run(study.output, attempts, job) and job.kind in only]
@@ -93,11 +93,13 @@ def announce(studies: Sequence[Study], at_once: int, only: Sequence[str] = KINDS
         )
         machine = study.recipe.budget.machine
         known = not jobs or seconds > 0
+        unknown += not known
         takes = f"about {duration(seconds)} with {at_once} at once" if known else "for a time that nobody has measured"
         lines.append(f"{study.name}: {counted or 'nothing'} to run, {takes}")
         lines.append(f"    ({'measured on' if known else 'for'} {machine}); runs: {study.output}")
         if study.recipe.unproven:
             lines.append(f"    unproven: {study.recipe.unproven}")
     if len(studies) > 1:
-        lines.append(f"together about {duration(total)}; stop it whenever you like: started again, it goes on")
+        without = f", without {unknown} of unknown time" if unknown else ""
+        lines.append(f"together about {duration(total)}{without}; stop it whenever you like: started again, it goes on")
     return "\n".join(lines)

@@ -11,8 +11,10 @@ import json
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +30,7 @@ from led_rl.benchmarks.shapes import SHAPES
 from led_rl.terminal.progress_bar import progress_bar
 from led_rl.toy import countdown, routes
 from led_rl.toy.layer_dropout import dropping_layers
+from led_rl.training.stopping import stop_on_sigterm
 
 DEFAULT_STEPS, DEFAULT_RATE = 1200, 2.5e-3
 TASKS: dict[str, ModuleType] = {"countdown": countdown, "routes": routes}  # build_tokenizer, problems, traces of each
@@ -180,7 +183,8 @@ def _train(
 ) -> None:
     data = batches(tokenizer, settings.seed, settings.batch_size, progress.step, settings.task)
     clock = time.perf_counter()
-    with progress_bar(settings.steps, "warm-up", "step", progress.step) as bar:
+    stopped = threading.Event()
+    with _stopping(stopped.set), progress_bar(settings.steps, "warm-up", "step", progress.step) as bar:
         while progress.step < settings.steps:
             with dropping_layers(progress.model, settings.layer_dropout, f"{settings.seed}/{progress.step}"):
                 loss = _train_step(progress, settings.learning_rate_at(progress.step), *next(data))
@@ -188,8 +192,16 @@ def _train(
             progress.seconds += time.perf_counter() - clock
             clock = time.perf_counter()
             bar.advance(note=f"loss {fmean(progress.losses[-LOSS_WINDOW:]):.3f}")
-            if progress.step % save_every == 0:
+            if progress.step % save_every == 0 or stopped.is_set():
                 save()
+            if stopped.is_set():
+                raise KeyboardInterrupt
+
+
+def _stopping(request: Callable[[], None]) -> AbstractContextManager[None]:
+    """SIGTERM lets the step end, and its state be saved; signals belong to the main thread."""
+    main = threading.current_thread() is threading.main_thread()
+    return stop_on_sigterm(request) if main else nullcontext()
 
 
 def _train_step(progress: Progress, learning_rate: float, input_ids: Tensor, labels: Tensor) -> float:
@@ -304,6 +316,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     except (WarmUpError, ValueError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("warm-up: interrupted; started again, it goes on from its last save")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """The whole path of `led-rl study` at its smallest size: warm-up, GRPO with LED, evaluation, layers, page."""
 
 import json
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -99,3 +102,29 @@ def test_two_studies_of_one_output_or_of_one_base_made_in_two_ways_are_refused(t
         other.write_text(yaml.safe_dump(values | changed))
         assert cli.main(["study", "--plan", "recipes/study_premise.yaml", str(other)]) == 2
         assert says in capsys.readouterr().err
+
+
+def test_a_study_that_is_stopped_before_it_measures_leaves_the_recorded_results(tmp_path):
+    """SIGTERM in the warm-up, which saves its state; the page and the results stay as they were."""
+    values = yaml.safe_load(find_recipe("recipes/study_premise.yaml").read_text())
+    values |= {"base": str(tmp_path / "base"), "output": str(tmp_path / "runs")}
+    values["problems"]["file"] = str(tmp_path / "base/test.jsonl")
+    recipe, page = tmp_path / "study_small.yaml", tmp_path / "page.md"
+    recipe.write_text(yaml.safe_dump(values, sort_keys=False))
+    recorded = json.loads(Path("docs/evidence/premise.json").read_text()) | {"name": "small"}
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page/small.json").write_text(text := json.dumps(recorded))
+    words = [BIN / "led-rl", "study", recipe, "--page", page]
+    study = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = tmp_path / "runs/logs/warm-up.log"
+    try:
+        while study.poll() is None and not (log.exists() and "steps" in log.read_text()):
+            time.sleep(0.1)
+    finally:
+        study.terminate()
+        said, _ = study.communicate(timeout=120)
+    assert "small: nothing has been measured yet" in said
+    assert "Traceback" not in said + log.read_text()
+    assert (tmp_path / "page/small.json").read_text() == text
+    assert (tmp_path / "base/warmup_state.pt").exists()
+    assert f"--page {page} {recipe}" in page.read_text()

@@ -108,6 +108,7 @@ def test_the_default_studies_fit_three_hours_on_two_cores():
         ({"claims.0.expected": "bigger"}, r"key 'claims.0.expected'"),
         ({"evaluate.only": {"*": ["beam"]}, "claims": []}, r"evaluate.only: '\*': no decoding is called 'beam'"),
         ({"premises": [{"text": "x", "figure": "final top1", "above": 0.9}]}, r"premises: they need `analyse`"),
+        ({"evaluate.n": None, "evaluate.nn": 8}, r"unknown key 'evaluate.nn'; allowed: arms, n"),
         ({"problems.rows": [10, 11]}, r"problems.rows: expected \[first, end\) of two rows or more, got \[10, 11\]"),
         ({"problems.rows": [-1, 5]}, r"key 'problems.rows.0': .*greater than or equal to 0"),
         ({"analyse": {"problems": 501, "max_tokens": 8}}, r"analyse.problems: expected at most 500, got 501"),
