@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from subprocesses import BIN, run_command
+from subprocesses import BIN, clean_shell, run_command
 
 from led_rl import cli
 from led_rl.recipe import find_recipe
@@ -115,7 +115,7 @@ def test_a_study_that_is_stopped_before_it_measures_leaves_the_recorded_results(
     (tmp_path / "page").mkdir()
     (tmp_path / "page/small.json").write_text(text := json.dumps(recorded))
     words = [BIN / "led-rl", "study", recipe, "--page", page]
-    study = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    study = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_shell())
     log = tmp_path / "runs/logs/warm-up.log"
     try:
         while study.poll() is None and not (log.exists() and "steps" in log.read_text()):
