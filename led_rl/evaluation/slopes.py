@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from led_rl.evaluation.estimates import Estimate, mean_interval
+from led_rl.evaluation.estimates import Estimate, Floats, mean_interval
 from led_rl.evaluation.metrics import per_problem, shown_ks
 from led_rl.evaluation.rows import Record
 
@@ -54,14 +54,28 @@ def _slopes(
     shared = [problem for problem in arms[0] if all(problem in arm for arm in arms)]
     figures = [per_problem([arm[problem] for problem in shared]) for arm in arms]
     ks = shown_ks(int(key[5:]) for key in figures[0] if key.startswith("pass@") and all(key in f for f in figures))
-    t = np.array(list(temperatures.values()))
-    weights = (t - t.mean()) / ((t - t.mean()) ** 2).sum()  # (temperatures,)
-    found = []
-    for k in dict.fromkeys((1, ks[-1]) if ks else ()):
-        values = np.stack([each[f"pass@{k}"] for each in figures])
-        alpha = mean_interval(weights @ (values - values[0]))  # the weights' sum is 0 but for rounding
-        found.append(Slope(checkpoint, benchmark, name, k, sorted(set(temperatures.values())), alpha))
-    return found
+    return [
+        Slope(
+            checkpoint,
+            benchmark,
+            name,
+            k,
+            sorted(set(temperatures.values())),
+            mean_interval(slope_by_problem(temperatures.values(), [each[f"pass@{k}"] for each in figures])),
+        )
+        for k in dict.fromkeys((1, ks[-1]) if ks else ())
+    ]
+
+
+def slope_by_problem(temperatures: Iterable[float], figures: Sequence[Floats]) -> Floats:
+    """(problems,) least-squares slopes over temperature; figures: (problems,) at each temperature.
+
+    The mean of them is the slope of the mean. Equal figures have a slope of exactly 0.
+    """
+    t, values = np.array(list(temperatures)), np.stack(figures)  # (temperatures,), (temperatures, problems)
+    weights = (t - t.mean()) / ((t - t.mean()) ** 2).sum()
+    slopes: Floats = weights @ (values - values[0])  # the weights' sum is 0 but for rounding
+    return slopes
 
 
 def write_slopes(folder: str | Path, found: Sequence[Slope]) -> Path:

@@ -12,6 +12,7 @@ from led_rl.evaluation.arms import sweeps
 from led_rl.evaluation.estimates import Floats
 from led_rl.evaluation.metrics import per_problem, shown_ks
 from led_rl.evaluation.records import RECORDS, Record, read_records
+from led_rl.evaluation.slopes import slope_by_problem
 from led_rl.study.jobs import evaluation_folder, label, model_folder
 from led_rl.study.recipe import BASE, Study
 
@@ -47,10 +48,8 @@ class Cells:
         if figure.startswith(ALPHA):
             of_arm = {key: self._study.arms[key] for key in self._study.decodings(arm)}
             temperatures = sweeps(of_arm)[decoding]
-            t = np.array(list(temperatures.values()))
-            weights = (t - t.mean()) / ((t - t.mean()) ** 2).sum()  # (temperatures,)
-            figures = np.stack([_of(recorded, name, key, figure.removeprefix(ALPHA)) for key in temperatures])
-            return weights @ (figures - figures[0])  # the weights' sum is 0 but for rounding
+            figures = [_of(recorded, name, key, figure.removeprefix(ALPHA)) for key in temperatures]
+            return slope_by_problem(temperatures.values(), figures)
         return _of(recorded, name, decoding, figure)
 
     def known(self, cell: str) -> bool:

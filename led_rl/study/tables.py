@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from led_rl.evaluation.metrics import is_share
+from led_rl.study.cells import ALPHA
 from led_rl.study.claims import NOT_SHOWN
 
 Row = Mapping[str, Any]
@@ -124,15 +126,18 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def _in_points(figure: str) -> bool:
+    return is_share(figure.removeprefix(ALPHA)) or figure == "reward"
+
+
 def _amount(value: float, figure: str) -> str:
-    if "pass@" in figure or "majority@" in figure or figure in ("reward", "truncated"):
+    if _in_points(figure):
         return f"{100 * value:.1f} points" + (" per unit of temperature" if figure.startswith("alpha") else "")
     return f"{value:.2f}"
 
 
 def _interval(estimate: Row, figure: str, sign: bool = False) -> str:
-    share = "pass@" in figure or "majority@" in figure or figure in ("reward", "truncated")
-    unit, spec = (100, ".1f") if share else (1, ".2f")
+    unit, spec = (100, ".1f") if _in_points(figure) else (1, ".2f")
     if estimate["value"] is None:
         return "not estimable"
     texts = [f"{unit * estimate[key]:{'+' if sign else ''}{spec}}" for key in ("value", "low", "high")]
